@@ -1,0 +1,232 @@
+"""Model geometry: what of an architecture decides memory and time. Built-in catalogue and Hugging Face config.json.
+
+Parameter counts leave out norms and biases (below 0.1 % of any model here). Invariant: `head_dim * heads` need not be
+`hidden`; `heads` is a multiple of `kv_heads`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Geometry of a decoder-only transformer, in the words of the literature."""
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    """Width of the feed-forward block; of one expert in a mixture of experts."""
+    vocab: int
+    max_context: int
+    gated: bool = True
+    """Three feed-forward matrices (SwiGLU and its kind) instead of two."""
+    experts: int = 0
+    experts_per_token: int = 0
+    shared_intermediate: int = 0
+    """Width of the feed-forward block that every token passes besides its experts."""
+    tied_embeddings: bool = False
+
+    @property
+    def attention_parameters(self) -> int:
+        """Query, key, value and output projections of one layer."""
+        return 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
+
+    @property
+    def expert_parameters(self) -> int:
+        """One expert of one layer; the whole feed-forward block of a dense model."""
+        return (3 if self.gated else 2) * self.hidden * self.intermediate
+
+    @property
+    def shared_parameters(self) -> int:
+        """Feed-forward weights of one layer that every token of a mixture of experts uses, router included."""
+        if not self.experts:
+            return 0
+        return self.hidden * self.experts + (3 if self.gated else 2) * self.hidden * self.shared_intermediate
+
+    @property
+    def layer_parameters(self) -> int:
+        return self.attention_parameters + self.shared_parameters + max(self.experts, 1) * self.expert_parameters
+
+    @property
+    def body_parameters(self) -> int:
+        """All weights but embeddings and output head."""
+        return self.layers * self.layer_parameters
+
+    @property
+    def active_parameters(self) -> int:
+        """Weights of the body that one token is multiplied with."""
+        active = max(self.experts_per_token, 1) * self.expert_parameters
+        return self.layers * (self.attention_parameters + self.shared_parameters + active)
+
+    @property
+    def head_parameters(self) -> int:
+        """The output head: vocabulary times hidden."""
+        return self.vocab * self.hidden
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Input embedding and output head as stored: one matrix if tied, else two."""
+        return self.head_parameters * (1 if self.tied_embeddings else 2)
+
+    @property
+    def parameters(self) -> int:
+        return self.body_parameters + self.embedding_parameters
+
+    def touched_experts(self, tokens: float) -> float:
+        """Experts of one layer that at least one of `tokens` tokens picks, if picks are even and independent."""
+        if not self.experts:
+            return 1.0
+        return float(self.experts * (1 - (1 - self.experts_per_token / self.experts) ** tokens))
+
+    def kv_bytes_per_token(self, kv_bytes: float) -> float:
+        """KV cache bytes of one token over all layers, before any replication of heads."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * kv_bytes
+
+
+# config.json keys by family: Llama and its kind first, then GPT-J/GPT-2, Falcon, MPT, BLOOM.
+_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "hidden": ("hidden_size", "n_embd", "d_model"),
+    "heads": ("num_attention_heads", "n_head", "n_heads"),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
+    "vocab": ("vocab_size",),
+    "max_context": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length"),
+    "intermediate": ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner"),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "experts_per_token": ("num_experts_per_tok", "moe_top_k", "num_experts_per_token"),
+}
+_UNGATED: Final = frozenset(
+    {
+        "gptj",
+        "gpt2",
+        "gpt_neox",
+        "falcon",
+        "RefinedWeb",
+        "RefinedWebModel",
+        "opt",
+        "bloom",
+        "mpt",
+        "gpt_bigcode",
+        "starcoder2",
+    }
+)
+_TIED_BY_DEFAULT: Final = frozenset({"opt", "bloom", "mpt", "gpt2", "gpt_bigcode", "gemma", "gemma2", "gemma3_text"})
+_LARGEST: Final = {"layers": 1000, "hidden": 10**6, "vocab": 10**8, "max_context": 10**9, "experts": 10**5}
+_LARGEST_OTHER: Final = 10**7
+
+
+def from_config(config: Mapping[str, Any], name: str = "custom") -> ModelSpec:
+    """Reads a Hugging Face config.json. ValueError names the key that is missing or out of bounds.
+
+    Multi-modal wrappers are read by their `text_config`: the language model is what is served token by token.
+    """
+    text = config.get("text_config")
+    if isinstance(text, Mapping):
+        config = {**config, **text}
+    if config.get("kv_lora_rank"):
+        raise ValueError("kv_lora_rank: multi-head latent attention is not supported by the estimator")
+    kind = str(config.get("model_type", ""))
+    layers, hidden, heads = (_count(config, field) for field in ("layers", "hidden", "heads"))
+    kv_heads = _kv_heads(config, kind, heads)
+    if heads % kv_heads:
+        raise ValueError(f"{_KEYS['kv_heads'][0]}: {kv_heads} key/value heads do not divide {heads} attention heads")
+    if config.get("head_dim") is None and hidden % heads:
+        raise ValueError(
+            f"head_dim: missing, and {heads} attention heads do not divide hidden_size {hidden}: give head_dim"
+        )
+    experts = _count(config, "experts", default=0)
+    per_token = _count(config, "experts_per_token", default=0)
+    if (experts > 0) != (per_token > 0) or per_token > experts:
+        raise ValueError(f"num_experts_per_tok: {per_token} of {experts} experts: give both, at most all experts")
+    intermediate = _bounded(config, "moe_intermediate_size", 0) if experts else 0
+    shared = _bounded(config, "shared_expert_intermediate_size", 0)
+    return ModelSpec(
+        name=name,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=_bounded(config, "head_dim", hidden // heads),
+        intermediate=intermediate or _count(config, "intermediate", default=4 * hidden),
+        vocab=_count(config, "vocab"),
+        max_context=_count(config, "max_context", default=2048),
+        gated=kind not in _UNGATED,
+        experts=experts,
+        experts_per_token=per_token,
+        shared_intermediate=shared,
+        tied_embeddings=bool(config.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)),
+    )
+
+
+def _kv_heads(config: Mapping[str, Any], kind: str, heads: int) -> int:
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        return 1
+    attention = config.get("attn_config")  # MPT
+    if kind == "mpt" and isinstance(attention, Mapping) and attention.get("kv_n_heads"):
+        return _bounded(attention, "kv_n_heads", heads)
+    return _count(config, "kv_heads", default=heads)
+
+
+def _count(config: Mapping[str, Any], field: str, default: int | None = None) -> int:
+    keys = _KEYS[field]
+    for key in keys:
+        if config.get(key) is not None:
+            return _bounded(config, key, 0, _LARGEST.get(field, _LARGEST_OTHER), lowest=0 if default == 0 else 1)
+    if default is None:
+        raise ValueError(f"{keys[0]}: missing from the model's config: give {' or '.join(keys)}")
+    return default
+
+
+def _bounded(config: Mapping[str, Any], key: str, default: int, largest: int = _LARGEST_OTHER, lowest: int = 0) -> int:
+    value = config.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= largest:
+        raise ValueError(f"{key}: {value!r} must be a whole number from {lowest} to {largest}")
+    return value
+
+
+@cache
+def catalogue() -> Mapping[str, ModelSpec]:
+    """The built-in models by canonical name, in the order of the data file."""
+    entries = _data()["models"]
+    return {name: ModelSpec(name=name, **{k: v for k, v in e.items() if k != "aliases"}) for name, e in entries.items()}
+
+
+@cache
+def _names() -> Mapping[str, str]:
+    """Every accepted spelling, folded, to its canonical name."""
+    names: dict[str, str] = {}
+    for name, entry in _data()["models"].items():
+        for spelling in (name, *entry.get("aliases", ())):
+            for suffix in ("", *_data()["suffixes"]):
+                names[_fold(spelling + suffix)] = name
+    return names
+
+
+@cache
+def _data() -> Any:
+    return json.loads(resources.files("berth.estimator").joinpath("data/models.json").read_text())
+
+
+def _fold(name: str) -> str:
+    """Case, separators and the owner of a repository do not tell models apart."""
+    return name.rsplit("/", 1)[-1].lower().replace("-", "").replace("_", "").replace(".", "").replace(" ", "")
+
+
+def model(name: str) -> ModelSpec:
+    """The built-in model `llama-3.1-70b-instruct`, or `meta-llama/Llama-3.1-70B`; ValueError if unknown."""
+    canonical = _names().get(_fold(name))
+    if canonical is None:
+        raise ValueError(f"model {name!r} is not in the catalogue: see `berth model list`, or give architecture")
+    return catalogue()[canonical]
