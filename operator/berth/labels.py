@@ -38,6 +38,8 @@ LIFECYCLE: Final = f"{GROUP}/lifecycle"
 """On ReplicaGroups; the part of their state that must survive a wiped status: see LIFECYCLES."""
 MOVE_ID: Final = f"{GROUP}/move-id"
 ROLE: Final = f"{GROUP}/role"
+SIMULATED_KUBELET: Final = f"{GROUP}/simulated-kubelet"
+"""On nodes without a kubelet: "running" while kwok stands in for one."""
 
 LEADER: Final = "leader"
 WORKER: Final = "worker"

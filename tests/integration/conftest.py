@@ -1,0 +1,69 @@
+"""One real control plane for the whole run, a namespace for each test.
+
+Programs are provided before the first test, outside its time limit: a cold build takes minutes and shows its progress.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from berth.local import binaries
+from berth.local.controlplane import PROGRAMS, ControlPlane
+from berth.local.kwok import Kwok
+from tests.support.cluster import Cluster
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.option.collectonly:
+        return
+    if any("control_plane" in getattr(item, "fixturenames", ()) for item in session.items):
+        terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+        try:
+            binaries.provide([*PROGRAMS, "kwok", "kubectl"], report=terminal.write_line if terminal else None)
+        except binaries.BinaryUnavailable as error:
+            pytest.exit(f"the integration tier needs a control plane: {error}", returncode=1)
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """Shared by all tests: leave its processes running. Nodes are called dead after 12 s instead of 50."""
+    cluster = ControlPlane(
+        tmp_path_factory.mktemp("control-plane"), node_monitor_period=1, node_monitor_grace_period=12
+    )
+    with asyncio.Runner() as runner:
+        runner.run(cluster.start())
+        yield cluster
+        runner.run(cluster.stop())
+
+
+@pytest.fixture(scope="session")
+def kwok(control_plane: ControlPlane) -> Iterator[Kwok]:
+    """Plays the kubelet on nodes made by `gpu_node`; Leases are renewed every 2 s."""
+    process = Kwok(control_plane.kubeconfig, control_plane.directory, lease_duration=8)
+    process.start()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def kubeconfig(control_plane: ControlPlane) -> Path:
+    return control_plane.kubeconfig
+
+
+@pytest.fixture
+async def cluster(control_plane: ControlPlane) -> AsyncIterator[Cluster]:
+    """Administrator of the shared control plane."""
+    async with Cluster(control_plane.kubeconfig) as administrator:
+        yield administrator
+
+
+@pytest.fixture
+async def namespace(cluster: Cluster) -> AsyncIterator[str]:
+    """The name of a new, empty namespace."""
+    async with cluster.namespace(f"test-{secrets.token_hex(4)}") as name:
+        yield name
