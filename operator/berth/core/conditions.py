@@ -1,0 +1,97 @@
+"""Conditions of an LLMDeployment: their types, the stable words for their reasons, and how they change over time.
+
+Invariant: `lastTransitionTime` moves only when `status` flips; everything else may be rewritten at any pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from berth.core.timestamps import timestamp
+
+ACCEPTED: Final = "Accepted"
+PLACED: Final = "Placed"
+AVAILABLE: Final = "Available"
+READY: Final = "Ready"
+PROGRESSING: Final = "Progressing"
+DEGRADED: Final = "Degraded"
+PLACEMENT_OUTDATED: Final = "PlacementOutdated"
+REPLICAS_IGNORED: Final = "ReplicasIgnored"
+RECONCILING: Final = "Reconciling"
+STALLED: Final = "Stalled"
+
+REASONS: Final[Mapping[str, str]] = {
+    "Valid": "The spec can be carried out.",
+    "UnknownModel": "spec.model.name is not in the catalogue and spec.model.architecture is absent.",
+    "UnknownPool": "A pool the spec names does not exist.",
+    "PoolNotAllowed": "The pool's allowedNamespaces does not select this namespace.",
+    "UnknownGPU": "The pool's GPU type is not one Berth knows.",
+    "UnsupportedPrecision": "The pool's GPU or the backend cannot run this precision.",
+    "InvalidParallelism": "Tensor or pipeline parallelism does not divide the model or does not fit a node.",
+    "VariantMismatch": "The variant was built for another GPU type or another parallelism.",
+    "LimitExceeded": "The placement needs more than objectives.limits or gpuBudget allows.",
+    "ClaimNotFound": "A PersistentVolumeClaim that the spec names does not exist.",
+    "NameTaken": "An object of a name Berth needs exists and belongs to someone else.",
+    "PlannerUnavailable": "placement.mode Auto needs the planner, which this version does not have.",
+    "InvalidSpec": "A field is out of its bounds.",
+    "Fixed": "The placement is the one the spec fixes.",
+    "NotAccepted": "The spec was not accepted, see Accepted.",
+    "WaitingForCapacity": "No pool has the free GPUs that the next group needs; the message says how many are missing.",
+    "LimitReached": "objectives.limits leaves no room for the next group.",
+    "NoSurgePossible": "An update needs spare GPUs or one group less, and has neither.",
+    "EnoughGroups": "At least the needed groups serve.",
+    "TooFewGroups": "Fewer groups serve than are needed.",
+    "AllGroupsServe": "Every wanted group serves.",
+    "GroupsStarting": "Groups are on their way to serving.",
+    "GroupsMissing": "Wanted groups do not exist yet.",
+    "Updating": "Groups of an older template are being replaced.",
+    "Replacing": "A lost group is being replaced.",
+    "Draining": "Groups that are no longer wanted finish their requests.",
+    "Settled": "Nothing is left to do.",
+    "GroupFailed": "A group was lost within recovery.window.",
+    "ContainerWaiting": "A container cannot start; the message has the kubelet's words.",
+    "ApiRefused": "The API server refused a write; the message has its words.",
+    "Healthy": "No group is lost or held up.",
+    "FailureBudgetSpent": "Groups failed too often within recovery.window; the rest serves on.",
+    "BackingOff": "The next attempt waits because groups failed repeatedly.",
+    "Paused": "spec.pause holds changes back.",
+    "ScalingIsAuto": "spec.replicas was set but scaling.mode is Auto, so Berth decides.",
+    "ScalingIsManual": "spec.replicas decides.",
+}
+"""Every reason a condition may carry, with its meaning; the documentation is generated from it."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition as a pass wants it; the time is added on merging."""
+
+    type: str
+    status: bool | None
+    """None is Unknown."""
+    reason: str
+    message: str = ""
+
+
+def merge(
+    wanted: Iterable[Condition], stored: Iterable[Mapping[str, Any]], generation: int, now: float
+) -> list[dict[str, Any]]:
+    """The conditions to store, sorted by type."""
+    before = {str(condition.get("type")): condition for condition in stored}
+    merged = []
+    for condition in sorted(wanted, key=lambda condition: condition.type):
+        status = {True: "True", False: "False", None: "Unknown"}[condition.status]
+        old = before.get(condition.type)
+        same = old is not None and old.get("status") == status and old.get("lastTransitionTime")
+        merged.append(
+            {
+                "type": condition.type,
+                "status": status,
+                "reason": condition.reason,
+                "message": condition.message[:1024],
+                "observedGeneration": generation,
+                "lastTransitionTime": old["lastTransitionTime"] if same and old else timestamp(now),
+            }
+        )
+    return merged

@@ -1,0 +1,329 @@
+"""The life of one replica group as a pure function: what is seen of it in, its state and the next orders out.
+
+    Reserved -> Starting -> Warming -> Serving -> Draining -> gone;  any failure -> Failed
+
+Invariants:
+- A group is Serving only after its leader produced a token in this container life; that fact lives on the leader pod
+  itself, so it survives a restart of the operator and a wiped status.
+- The part of the state that decides (reserved, committed, retiring, failed) lives in a label of the ReplicaGroup.
+- Before the commit a missing member is still to be created; after it a missing member is a failure.
+- A failed group loses its traffic first; its members are deleted only when evidence that names them was read back.
+- Every call may be the last before a crash: the orders of one call are safe to carry out in part, and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from berth import labels
+from berth.api.replicagroup import MAX_MEMBERS
+from berth.core.actions import (
+    Action,
+    Create,
+    DeleteGroup,
+    DeleteMember,
+    Drain,
+    Mark,
+    SetServing,
+    Ungate,
+)
+from berth.core.conditions import READY, Condition, merge
+from berth.core.observed import Answer, Group, Member
+from berth.core.timestamps import timestamp
+
+FAILED_MEMBER_GRACE_SECONDS = 5
+"""Long enough for a clean exit, short enough that the replacement can inherit the GPUs."""
+ROUTING_SETTLE_SECONDS = 2.0
+"""A leader without requests is only drained once the Service has stopped routing to it: kube-proxy syncs every second."""
+BIND_TIMEOUT_SECONDS = 60.0
+"""A member pinned to a planned node that is still unbound after this lost a race: everything is released."""
+MAX_EVIDENCE_TEXT = 2048
+"""Characters kept of a container's last words, so that a ReplicaGroup stays small."""
+
+
+class State(StrEnum):
+    """`status.state` of a ReplicaGroup."""
+
+    RESERVED = "Reserved"
+    STARTING = "Starting"
+    WARMING = "Warming"
+    SERVING = "Serving"
+    DRAINING = "Draining"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True)
+class GroupPolicy:
+    """Limits of one group's life, in seconds."""
+
+    recovery_window: float
+    drain_timeout: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one look at a group says."""
+
+    state: State
+    reason: str
+    """CamelCase, stable."""
+    message: str
+    actions: tuple[Action, ...] = ()
+    requeue_after: float | None = None
+    needs_answer: bool = False
+    """The leader is worth asking: for a first token, or whether it has drained."""
+    evidence: Mapping[str, Any] | None = None
+    """What was just seen of a failure; None keeps what is recorded."""
+
+    @property
+    def serving(self) -> bool:
+        return self.state is State.SERVING
+
+
+def judge(
+    group: Group, answer: Answer | None, policy: GroupPolicy, now: float, manifests: Sequence[Mapping[str, Any]] | None
+) -> Judgement:
+    """State of `group` and the next orders for it.
+
+    `manifests` are its pods as they are to be created, or None when its template is no longer wanted, so that a group
+    whose pods were never completed is released instead.
+    """
+    if group.lifecycle == labels.FAILED:
+        return _failed(group, policy, now)
+    if group.lifecycle == labels.RETIRING:
+        return _draining(group, answer, policy, now)
+    if group.lifecycle == labels.RESERVED:
+        return _reserved(group, now, manifests)
+    return _committed(group, answer, policy, now)
+
+
+def retire(group: Group, now: float) -> tuple[Action, ...]:
+    """Orders that put a group on its way out: no new requests, then the mark that starts the drain."""
+    return (*_cut(group), Mark(group, {labels.LIFECYCLE: labels.RETIRING}, {labels.RETIRED_AT: timestamp(now)}))
+
+
+def _cut(group: Group) -> tuple[Action, ...]:
+    return tuple(SetServing(member, False) for member in group.members if member.serving)
+
+
+def _reserved(group: Group, now: float, manifests: Sequence[Mapping[str, Any]] | None) -> Judgement:
+    if manifests is None or any(member.deleting for member in group.members):
+        return Judgement(State.RESERVED, "Released", "no longer wanted", retire(group, now))
+    present = {member.name for member in group.members}
+    missing = [manifest for manifest in manifests if manifest["metadata"]["name"] not in present]
+    if missing:
+        message = f"creating {len(missing)} of {group.wanted_members} pods"
+        return Judgement(State.RESERVED, "CreatingMembers", message, tuple(Create(manifest) for manifest in missing))
+    return Judgement(
+        State.RESERVED, "MembersCreated", "all pods exist", (Mark(group, {labels.LIFECYCLE: labels.COMMITTED}, {}),)
+    )
+
+
+def _committed(group: Group, answer: Answer | None, policy: GroupPolicy, now: float) -> Judgement:
+    failure = find_failure(group, policy, now)
+    if failure is not None:
+        return fail(group, *failure, now)
+    forgiven = _newly_restarted(group)
+    judgement = _progress(group, answer, now)
+    if forgiven is None:
+        return judgement
+    mark = Mark(group, {}, {labels.ACCEPTED_RESTART: f"{forgiven.restarts}@{timestamp(now)}"})
+    return Judgement(
+        State.WARMING,
+        "RestartedInPlace",
+        f"container of {forgiven.name} restarted: {describe(forgiven)}",
+        (*_cut(group), mark),
+        needs_answer=True,
+        evidence=evidence(forgiven, "RestartedInPlace", now),
+    )
+
+
+def find_failure(group: Group, policy: GroupPolicy, now: float) -> tuple[str, str] | None:
+    """(reason, message) of why a committed group is lost, or None. Facts only: no time-outs, no network."""
+    for member in group.members:
+        if group.recorded_uids and member.uid not in group.recorded_uids:
+            return "MemberReplaced", f"pod {member.name} is not the one this group was made of"
+        if member.ended:
+            return "MemberFailed", f"pod {member.name} ended: {describe(member)}"
+        if member.deleting:
+            return "MemberDeleted", f"pod {member.name} is being deleted"
+    if len(group.members) < group.wanted_members:
+        return "MemberMissing", f"{group.wanted_members - len(group.members)} of {group.wanted_members} pods are gone"
+    for member in group.members:
+        if member.restarts and group.wanted_members > 1:
+            return "MemberRestarted", f"container of {member.name} restarted: {describe(member)}"
+        forgiven = group.accepted_restart
+        if forgiven and member.restarts > forgiven.restarts and now - forgiven.at < policy.recovery_window:
+            return "RestartedAgain", f"container of {member.name} restarted again: {describe(member)}"
+    return None
+
+
+def _newly_restarted(group: Group) -> Member | None:
+    """The member of a one-pod group whose restart in place is still to be forgiven."""
+    forgiven = group.accepted_restart.restarts if group.accepted_restart else 0
+    return next((member for member in group.members if member.restarts > forgiven), None)
+
+
+def _progress(group: Group, answer: Answer | None, now: float) -> Judgement:
+    """State of a committed group that nothing is wrong with."""
+    gated = [member for member in group.members if member.gated]
+    if gated:
+        actions = tuple(Ungate(member) for member in gated)
+        return Judgement(State.STARTING, "Ungating", f"{len(gated)} pods wait for their group", actions)
+    unbound = [member for member in group.members if member.node is None]
+    if unbound:
+        return _unbound(group, unbound, now)
+    stopped = [member for member in group.members if member.phase != "Running"]
+    leader = group.leader
+    if stopped or leader is None or not leader.ready:
+        return _not_ready(group, stopped[0] if stopped else leader)
+    proven = leader.token_restarts == leader.restarts
+    if not proven and not _answered(leader, answer):
+        message = answer.message if answer and answer.message else f"waiting for a token from {leader.name}"
+        return Judgement(State.WARMING, "NoTokenYet", message, _cut(group), needs_answer=True)
+    flip = () if leader.serving and proven else (SetServing(leader, True),)
+    return Judgement(State.SERVING, "Serving", "answers with tokens", flip)
+
+
+def _unbound(group: Group, unbound: Sequence[Member], now: float) -> Judgement:
+    waited = now - max(member.created_at for member in group.members)
+    if group.planned_nodes and waited >= BIND_TIMEOUT_SECONDS:
+        message = f"{unbound[0].name} was not bound to its planned node: {unbound[0].unschedulable or 'no answer'}"
+        return Judgement(State.STARTING, "BindTimeout", message, retire(group, now))
+    message = unbound[0].unschedulable or f"waiting for the scheduler to bind {unbound[0].name}"
+    left = BIND_TIMEOUT_SECONDS - waited if group.planned_nodes else None
+    return Judgement(State.STARTING, "Unscheduled", message, requeue_after=left)
+
+
+def _not_ready(group: Group, member: Member | None) -> Judgement:
+    served_before = member is not None and member.leader and member.token_restarts == member.restarts
+    if member is None:
+        return Judgement(State.STARTING, "Starting", "waiting for the leader")
+    if member.waiting_reason and member.waiting_reason != "ContainerCreating":
+        detail = f"{member.name}: {member.waiting_reason}: {member.waiting_message}".rstrip(": ")
+        return Judgement(State.STARTING, member.waiting_reason, detail)
+    if served_before:
+        return Judgement(State.WARMING, "LeaderNotReady", f"{member.name} stopped being ready")
+    return Judgement(State.STARTING, "Loading", f"waiting for {member.name} to start and load the model")
+
+
+def _answered(leader: Member, answer: Answer | None) -> bool:
+    return (
+        answer is not None
+        and (answer.uid, answer.restarts) == (leader.uid, leader.restarts)
+        and answer.token_at is not None
+    )
+
+
+def fail(group: Group, reason: str, message: str, now: float) -> Judgement:
+    """Declare a group lost: traffic off, then the mark, then the evidence; deletion waits until it was read back."""
+    mark = Mark(
+        group,
+        {labels.LIFECYCLE: labels.FAILED},
+        {labels.FAILED_AT: timestamp(now), labels.FAILURE_REASON: reason},
+    )
+    seen = evidence(_first_to_fail(group), reason, now, message)
+    return Judgement(State.FAILED, reason, message, (*_cut(group), mark), evidence=seen)
+
+
+def _failed(group: Group, policy: GroupPolicy, now: float) -> Judgement:
+    failed_at = group.failed_at if group.failed_at is not None else now
+    reason = group.failure_reason or "Failed"
+    message = str(group.recorded_evidence.get("message") or reason)
+    recorded = bool(group.recorded_evidence) and all(member.uid in group.recorded_uids for member in group.members)
+    seen = None if group.recorded_evidence else evidence(_first_to_fail(group), reason, failed_at, message)
+    actions: list[Action] = list(_cut(group))
+    if recorded:
+        actions += [
+            DeleteMember(member, FAILED_MEMBER_GRACE_SECONDS) for member in group.members if not member.deleting
+        ]
+    expires_in = failed_at + policy.recovery_window - now
+    if expires_in <= 0 and not group.members:
+        actions.append(DeleteGroup(group))
+    return Judgement(
+        State.FAILED, reason, message, tuple(actions), requeue_after=max(expires_in, 1.0), evidence=seen
+    )
+
+
+def _draining(group: Group, answer: Answer | None, policy: GroupPolicy, now: float) -> Judgement:
+    if not group.members:
+        return Judgement(State.DRAINING, "Drained", "no pods left", (DeleteGroup(group),))
+    retired_at = group.retired_at if group.retired_at is not None else now
+    left = retired_at + policy.drain_timeout - now
+    leader = group.leader
+    idle = leader is None or not leader.ready or leader.token_restarts is None
+    if answer is not None and leader is not None and answer.uid == leader.uid and answer.in_flight == 0:
+        idle = idle or answer.at >= retired_at + ROUTING_SETTLE_SECONDS
+    remaining = [member for member in group.members if not member.deleting]
+    if idle or left <= 0:
+        deletes = tuple(DeleteMember(member, None) for member in remaining)
+        return Judgement(State.DRAINING, "Stopping", "drained" if idle else "drainTimeout", (*_cut(group), *deletes))
+    orders = (*_cut(group), Drain(leader)) if leader is not None and remaining else _cut(group)
+    return Judgement(
+        State.DRAINING, "Draining", "finishing its requests", orders, requeue_after=left, needs_answer=True
+    )
+
+
+def describe(member: Member) -> str:
+    """How a member ended, in a few words."""
+    ended = member.last_termination
+    if ended is None:
+        return member.pod_reason or member.pod_message or "reason unknown"
+    parts = [ended.reason or "ended"]
+    if ended.exit_code is not None:
+        parts.append(f"exit code {ended.exit_code}")
+    if ended.signal:
+        parts.append(f"signal {ended.signal}")
+    if ended.message:
+        parts.append(ended.message.strip().splitlines()[-1][:MAX_EVIDENCE_TEXT])
+    return ", ".join(parts)
+
+
+def evidence(member: Member | None, cause: str, at: float, message: str = "") -> dict[str, Any]:
+    """`status.evidence` of a ReplicaGroup: what is known of the member that failed first."""
+    known: dict[str, Any] = {"cause": cause, "message": message[:MAX_EVIDENCE_TEXT], "observedAt": timestamp(at)}
+    if member is None:
+        return known
+    known |= {"member": member.index, "restartCount": member.restarts}
+    if member.node:
+        known["node"] = member.node
+    ended = member.last_termination
+    if ended is not None:
+        known |= {"exitCode": ended.exit_code} if ended.exit_code is not None else {}
+        known |= {"signal": ended.signal} if ended.signal else {}
+    if not message:
+        known["message"] = describe(member)[:MAX_EVIDENCE_TEXT]
+    return known
+
+
+def _first_to_fail(group: Group) -> Member | None:
+    """The member to blame: one that ended or restarted (the earliest), else one that is being deleted."""
+    ended = [member for member in group.members if member.last_termination is not None]
+    if ended:
+        return min(ended, key=lambda member: (_ended_at(member), member.index))
+    return next((member for member in group.members if member.ended or member.deleting), None)
+
+
+def _ended_at(member: Member) -> float:
+    at = member.last_termination.finished_at if member.last_termination else None
+    return at if at is not None else float("inf")
+
+
+def group_status(group: Group, judgement: Judgement, now: float) -> dict[str, Any]:
+    """The whole status of a ReplicaGroup after this look; members seen once stay recorded."""
+    uids = [member.uid for member in group.members]
+    earlier = [uid for uid in group.recorded.get("memberUIDs") or () if uid not in uids]
+    ready = [Condition(READY, judgement.serving, judgement.reason, judgement.message)]
+    status: dict[str, Any] = {
+        "state": judgement.state.value,
+        "conditions": merge(ready, group.recorded.get("conditions") or (), 1, now),
+    }
+    if earlier or uids:
+        status["memberUIDs"] = (uids + earlier)[:MAX_MEMBERS]
+    seen = judgement.evidence or group.recorded_evidence
+    if seen:
+        status["evidence"] = dict(seen)
+    return status

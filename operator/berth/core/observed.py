@@ -1,0 +1,170 @@
+"""What one pass sees of one LLMDeployment: frozen, complete, parsed; made at the edge, read by the pure core.
+
+Invariants: nothing here is ever read from the network by the core; a field that is `None` means *unknown*, and unknown
+is never grounds for removing anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from berth import labels
+from berth.api.llmdeployment import LLMDeployment
+from berth.api.replicagroup import GroupAllocation
+
+
+@dataclass(frozen=True)
+class Termination:
+    """How a container ended, as the kubelet tells it."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = ""
+    message: str = ""
+    finished_at: float | None = None
+    """Unix seconds."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One pod of a replica group."""
+
+    name: str
+    uid: str
+    index: int
+    created_at: float
+    phase: str = "Pending"
+    node: str | None = None
+    ip: str | None = None
+    gated: bool = False
+    ready: bool = False
+    deleting: bool = False
+    restarts: int = 0
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    unschedulable: str = ""
+    """The scheduler's own words, empty when it has not refused the pod."""
+    pod_reason: str = ""
+    """`status.reason` of the pod, as Evicted, UnexpectedAdmissionError."""
+    pod_message: str = ""
+    last_termination: Termination | None = None
+    serving: bool = False
+    """The serving label says "true"."""
+    token_restarts: int | None = None
+    """Restart count at which this container was last seen to answer with a token; None = never."""
+    labels_intact: bool = True
+    """All labels of ours are as they were made."""
+
+    @property
+    def leader(self) -> bool:
+        return self.index == 0
+
+    @property
+    def ended(self) -> bool:
+        return self.phase in ("Failed", "Succeeded")
+
+
+@dataclass(frozen=True)
+class AcceptedRestart:
+    """A restart in place that was forgiven: up to which restart count, and when (Unix seconds)."""
+
+    restarts: int
+    at: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """One incarnation of a replica group: its ReplicaGroup object and the pods it controls."""
+
+    name: str
+    uid: str
+    group: int
+    incarnation: int
+    lifecycle: str
+    allocation: GroupAllocation
+    template_hash: str
+    wanted_members: int
+    created_at: float
+    pool: str
+    planned_nodes: tuple[str, ...] = ()
+    config_map: str = ""
+    image: str = ""
+    deleting: bool = False
+    failed_at: float | None = None
+    failure_reason: str = ""
+    retired_at: float | None = None
+    accepted_restart: AcceptedRestart | None = None
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    """The ReplicaGroup's status as it was read back."""
+    members: tuple[Member, ...] = ()
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def recorded_uids(self) -> frozenset[str]:
+        """The pods this incarnation was made of, as recorded."""
+        return frozenset(self.recorded.get("memberUIDs") or ())
+
+    @property
+    def recorded_evidence(self) -> Mapping[str, Any]:
+        """Why it failed, as recorded; empty while nothing was."""
+        return self.recorded.get("evidence") or {}
+
+    @property
+    def leader(self) -> Member | None:
+        return next((member for member in self.members if member.leader), None)
+
+    @property
+    def alive(self) -> bool:
+        """Counts towards what the deployment has: neither failed nor on its way out."""
+        return self.lifecycle in (labels.RESERVED, labels.COMMITTED) and not self.deleting
+
+    @property
+    def holds_gpus(self) -> bool:
+        return self.alive or bool(self.members)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the leader said last, for one container life (pod UID, restart count)."""
+
+    uid: str
+    restarts: int
+    token_at: float | None = None
+    """Unix seconds of the last token; None = it has not produced one yet."""
+    in_flight: int | None = None
+    message: str = ""
+    """Why there is no token, in the server's words."""
+    at: float = 0.0
+    """Unix seconds at which the leader was last reached; 0 = never."""
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """Why a group could not be placed just now."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything one pass decides on. `now` is Unix seconds."""
+
+    deployment: LLMDeployment
+    raw: Mapping[str, Any]
+    groups: tuple[Group, ...]
+    answers: Mapping[str, Answer]
+    """Last answers by pod UID."""
+    children: Mapping[tuple[str, str], Mapping[str, Any]]
+    """Services, PodDisruptionBudgets and ConfigMaps of this deployment by (kind, name)."""
+    pools: Mapping[str, Mapping[str, Any]]
+    """Every GPUPool object by name."""
+    shortages: Mapping[int, Shortage]
+    """What the arbiter said to the last attempt, by group number."""
+    missing_claims: frozenset[str]
+    """PersistentVolumeClaims that the spec names and the namespace lacks."""
+    name_conflicts: tuple[str, ...]
+    """Objects of our names that are not ours, as `Service llama-70b`."""
+    now: float

@@ -1,0 +1,112 @@
+"""How Berth talks to the leader of a group: a token from Triton, the launcher's own account, an order to drain.
+
+Only addresses of pods whose owner was verified are ever passed in; every call is bounded in time and size and follows
+no redirects. What comes back is untrusted: numbers are clamped, text is cut.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import aiohttp
+import numpy as np
+import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from berth.errors import Transient
+from berth.labels import MODEL_NAME, PORT_GRPC, PORT_LAUNCHER
+
+MAX_BODY_BYTES = 64 * 1024
+MAX_IN_FLIGHT = 1_000_000
+CANARY_PROMPT = "berth"
+
+
+class Prober(Protocol):
+    """What the monitor needs of a leader at `address` (IP). Every method raises Transient with the reason."""
+
+    async def token(self, address: str) -> None:
+        """Return once the leader has produced one token."""
+        ...
+
+    async def in_flight(self, address: str) -> int:
+        """Requests accepted and not yet answered in full."""
+        ...
+
+    async def drain(self, address: str) -> None:
+        """Ask the leader to take nothing new and to close connections as they fall idle."""
+        ...
+
+
+class TritonProber:
+    """The real thing: gRPC to Triton, HTTP to the launcher's page."""
+
+    def __init__(self, timeout_seconds: float = 5.0) -> None:
+        self._timeout = timeout_seconds
+        self._session: aiohttp.ClientSession | None = None
+
+    async def token(self, address: str) -> None:
+        client = triton.InferenceServerClient(url=f"{address}:{PORT_GRPC}")
+        try:
+            answers = client.stream_infer(_canary(), stream_timeout=self._timeout)
+            async for result, error in answers:
+                if error is not None:
+                    raise Transient(f"no token from {address}: {_short(error)}")
+                if result.as_numpy("text_output") is not None:
+                    return
+            raise Transient(f"no token from {address}: the stream ended without an answer")
+        except InferenceServerException as error:
+            raise Transient(f"no token from {address}: {_short(error)}") from error
+        finally:
+            await client.close()
+
+    async def in_flight(self, address: str) -> int:
+        state = await self._request("GET", address, "/state")
+        value = state.get("in_flight")
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise Transient(f"launcher of {address} does not say how many requests are in flight")
+        return min(value, MAX_IN_FLIGHT)
+
+    async def drain(self, address: str) -> None:
+        await self._request("POST", address, "/drain")
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def _request(self, method: str, address: str, path: str) -> dict[str, Any]:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._timeout))
+        url = f"http://{address}:{PORT_LAUNCHER}{path}"
+        try:
+            async with self._session.request(method, url, allow_redirects=False) as response:
+                body = await response.content.read(MAX_BODY_BYTES)
+                if response.status >= 300:
+                    raise Transient(f"launcher of {address} answered {response.status} to {method} {path}")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Transient(f"launcher of {address} cannot be reached: {_short(error)}") from error
+        try:
+            parsed = json.loads(body)
+        except ValueError as error:
+            raise Transient(f"launcher of {address} did not answer in JSON") from error
+        return parsed if isinstance(parsed, dict) else {}
+
+
+async def _canary() -> AsyncIterator[dict[str, Any]]:
+    inputs = [
+        _input("text_input", np.array([CANARY_PROMPT.encode()], dtype=np.object_)),
+        _input("streaming", np.array([True])),
+        _input("sampling_param_max_tokens", np.array([1], dtype=np.int32)),
+    ]
+    yield {"model_name": MODEL_NAME, "inputs": inputs}
+
+
+def _input(name: str, value: np.ndarray[Any, Any]) -> Any:
+    tensor = triton.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
+    tensor.set_data_from_numpy(value)
+    return tensor
+
+
+def _short(error: BaseException) -> str:
+    return (str(error) or type(error).__name__)[:200]
