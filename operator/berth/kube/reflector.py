@@ -23,7 +23,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 
-from berth.errors import BerthError
+from berth.errors import BerthError, Transient
 from berth.kube import clock
 from berth.kube.client import KubeClient
 from berth.kube.errors import Expired
@@ -230,7 +230,9 @@ class Reflector:
         self.error = error
         longest = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2**self._failures)
         self._failures = min(self._failures + 1, 16)
-        delay = max(longest * self._rng.uniform(0.5, 1.0), getattr(error, "retry_after", None) or 0.0)
+        delay = longest * self._rng.uniform(0.5, 1.0)
+        if isinstance(error, Transient) and error.retry_after is not None:
+            delay = max(delay, error.retry_after)
         _log.warning("%s, again in %.1f s", error, delay)
         await asyncio.sleep(delay)
 
