@@ -41,7 +41,7 @@ class GPUPoolSpec(Model):
     gpu: Annotated[GpuType, Satisfies((immutable("gpu"),))]
     """GPU type, such as H100-SXM-80 or A100-SXM-40; immutable."""
     node_selector: Annotated[dict[str, LabelValue], Field(min_length=1, max_length=16)]
-    """Labels that all nodes of the pool have, 1 to 16; pools must not overlap."""
+    """Labels that all nodes of the pool have; pools must not overlap."""
     resource_name: Annotated[
         str,
         Field(min_length=3, max_length=316),
@@ -53,13 +53,13 @@ class GPUPoolSpec(Model):
     ]
     """Extended resource that counts the GPUs, such as nvidia.com/gpu; immutable."""
     gpus_per_node: Annotated[Int, Field(ge=1, le=64)]
-    """GPUs of one node, 1 to 64."""
+    """GPUs of one node."""
     interconnect: Literal["NVLink", "NVLinkBridge", "PCIe"] | None = None
     """Link between the GPUs of a node; absent: as usual for the GPU type."""
     price_per_gpu_hour: Annotated[int | str, Quantity("0", "100000", above=True)] | None = Field(
         None, alias="pricePerGPUHour"
     )
-    """Price of one GPU for one hour, more than 0; absent: unknown, cost is then not compared."""
+    """Price of one GPU for one hour; absent: unknown, cost is then not compared."""
     currency: Annotated[
         str,
         Field(min_length=3, max_length=3),
@@ -71,13 +71,13 @@ class GPUPoolSpec(Model):
     failure_domain_key: LabelKey = "topology.kubernetes.io/zone"
     """Node label whose value is the node's failure domain."""
     node_mtbf_days: Annotated[Int, Field(ge=1, le=36_500)] = Field(DEFAULT_NODE_MTBF_DAYS, alias="nodeMTBFDays")
-    """Mean days between failures of one node, 1 to 36500."""
+    """Mean days between failures of one node."""
     provisioning: Literal["Static", "Autoscaled"] = "Static"
     """Static: nodes exist. Autoscaled: nodes come when pods wait; no scheduling gates and no own capacity check."""
     allowed_namespaces: AllowedNamespaces = AllowedNamespaces()
     """Namespaces whose deployments may use the pool; empty: all."""
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32)] = ()
-    """Tolerations the pods need on these nodes; at most 32."""
+    """Tolerations the pods need on these nodes."""
     gpu_budget: Annotated[Int, Field(ge=1, le=1_000_000)] | None = None
     """Most GPUs Berth may use here; absent: all. With a budget, pods of others are not counted."""
 

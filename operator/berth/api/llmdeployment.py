@@ -173,7 +173,7 @@ class LanguageModel(Model):
     architecture: Architecture | None = None
     """Shape of a model that the catalogue does not know."""
     variants: Annotated[tuple[Variant, ...], Field(min_length=1, max_length=16), ListMap("name")]
-    """What may be served, 1 to 16 variants."""
+    """What may be served."""
 
     def variant(self, name: str) -> Variant | None:
         """The variant of that name."""
@@ -236,15 +236,15 @@ class Traffic(Model):
     )
 
     requests_per_second: Annotated[int | str, Quantity("0", "100000", above=True)] | None = None
-    """Mean arrivals of the whole deployment per second, more than 0 up to 100000; for arrival Open."""
+    """Mean arrivals of the whole deployment per second; for arrival Open."""
     input_tokens: InputTokens
     """Lengths of prompts."""
     output_tokens: OutputTokens
     """Lengths of answers."""
     peak_to_mean: Annotated[int | str, Quantity("1", "100")] = "1.4"
-    """Requests in the busiest minute against the mean minute, 1 to 100."""
+    """Requests in the busiest minute against the mean minute."""
     cached_input_fraction: Annotated[int | str, Quantity("0", "0.99")] = "0"
-    """Share of prompt tokens whose KV cache can be re-used, 0 to 0.99."""
+    """Share of prompt tokens whose KV cache can be re-used."""
     arrival: Literal["Open", "Closed"] = "Open"
     """Open: requests come whether or not others finished. Closed: each of `concurrency` clients awaits its answer."""
     concurrency: Annotated[Int, Field(ge=1, le=1_000_000)] | None = None
@@ -255,14 +255,14 @@ class TimeToFirstToken(Model):
     """Objective for the time from the request to its first token."""
 
     p95: Annotated[str, Duration("1ms", "1h")]
-    """95th percentile, 1ms to 1h."""
+    """95th percentile."""
 
 
 class TimePerOutputToken(Model):
     """Objective for the time per token after the first, per request: (last - first) / (n - 1)."""
 
     p95: Annotated[str, Duration("1ms", "1m")]
-    """95th percentile, 1ms to 1m."""
+    """95th percentile."""
 
 
 class Limits(Model):
@@ -271,7 +271,7 @@ class Limits(Model):
     gpus: Annotated[Int, Field(ge=1, le=1_000_000)] | None = None
     """GPUs; absent: no bound."""
     cost_per_hour: Annotated[int | str, Quantity("0", "100000000", above=True)] | None = None
-    """Price per hour in the pools' currency, more than 0; absent: no bound."""
+    """Price per hour in the pools' currency; absent: no bound."""
 
 
 class Objectives(Model):
@@ -282,7 +282,7 @@ class Objectives(Model):
     time_per_output_token: TimePerOutputToken | None = None
     """Absent: not an objective."""
     availability: Annotated[int | str, Quantity("0.5", "0.999999")] | None = None
-    """Share of time in which the needed groups serve, 0.5 to 0.999999; absent: not an objective."""
+    """Share of time in which the needed groups serve; absent: not an objective."""
     prefer: Literal["Cost", "Latency", "Throughput"] = "Cost"
     """Cost: least $/h per demanded token. Latency: lowest predicted p95 time per output token, then time to first
     token, within limits. Throughput: highest sustainable tokens/s within limits."""
@@ -305,9 +305,9 @@ class Scaling(Model):
     mode: Literal["Auto", "Manual"] = "Auto"
     """Auto: Berth decides. Manual: spec.replicas decides (kubectl scale, HorizontalPodAutoscaler)."""
     min: Annotated[Int, Field(ge=1, le=MAX_GROUPS)] = 1
-    """Fewest groups, 1 to 1000; for mode Auto."""
+    """Fewest groups; for mode Auto."""
     max: Annotated[Int, Field(ge=1, le=MAX_GROUPS)] | None = None
-    """Most groups, 1 to 1000; for mode Auto; absent: bounded by objectives.limits and capacity only."""
+    """Most groups; for mode Auto; absent: bounded by objectives.limits and capacity only."""
 
 
 class Spread(Model):
@@ -332,13 +332,13 @@ class Recovery(Model):
     )
 
     max_failures: Annotated[Int, Field(ge=1, le=100)] = 5
-    """Failures of one group within `window` after which it stays down (condition Stalled), 1 to 100."""
+    """Failures of one group within `window` after which it stays down (condition Stalled)."""
     window: Annotated[str, Duration("1m", "168h")] = "1h"
-    """Time for which a failure counts, 1m to 168h."""
+    """Time for which a failure counts."""
     initial_backoff: Annotated[str, Duration("1s", "1h")] = "10s"
     """Wait before the second replacement in a row; doubles each time. The first replacement never waits."""
     max_backoff: Annotated[str, Duration("1s", "24h")] = "10m"
-    """Longest wait between replacements, 1s to 24h."""
+    """Longest wait between replacements."""
     force_delete: Literal["Never", "NodeUnreachable"] = "Never"
     """NodeUnreachable: pods on a silent node are removed by force, accepting that they may still run there."""
 
@@ -347,14 +347,14 @@ class ReplicaGroups(Model):
     """Availability of the groups."""
 
     min_available: Annotated[Int, Field(ge=0, le=MAX_GROUPS)] = 1
-    """Groups that must serve at any time, 0 to 1000, even if traffic needs fewer."""
+    """Groups that must serve at any time, even if traffic needs fewer."""
     spread: Spread = Spread()
     """Failure domains."""
     recovery: Recovery = Recovery()
     """Failures and back-off."""
     drain_timeout: Annotated[str, Duration("1s", "24h")] | None = None
-    """Time for requests in flight to finish before a group ends, 1s to 24h; absent: from the largest requested output
-    and the time per token."""
+    """Time for requests in flight to finish before a group ends; absent: from the largest requested output and
+    the time per token."""
 
 
 # --- placement --------------------------------------------------------------------------------------------------------
@@ -371,13 +371,13 @@ class Moves(Model):
     mode: Literal["Auto", "Advise", "Off"] = "Auto"
     """Auto: move. Advise: only say so in status. Off: neither."""
     minimum_gain: Annotated[int | str, Quantity("0.01", "1")] = "0.15"
-    """Expected share of the cost that a move must save, 0.01 to 1."""
+    """Expected share of the cost that a move must save."""
     pay_back_within: Annotated[str, Duration("10m", "720h")] = "6h"
-    """Time within which the saving must have paid for the move, 10m to 720h."""
+    """Time within which the saving must have paid for the move."""
     cooldown: Annotated[str, Duration("1m", "720h")] = "6h"
-    """Least time between moves, 1m to 720h; moves for cost wait three times the expected pay-back, if longer."""
+    """Least time between moves; moves for cost wait three times the expected pay-back, if longer."""
     max_per_day: Annotated[Int, Field(ge=1, le=48)] = 4
-    """Most moves in 24 hours, 1 to 48."""
+    """Most moves in 24 hours."""
 
 
 class Placement(Model):
@@ -427,9 +427,9 @@ class Update(Model):
     surge: Literal["WhenCapacity", "Never"] = "WhenCapacity"
     """WhenCapacity: start the new group before the old one ends, if GPUs are free. Never: replace in place."""
     max_unavailable: Annotated[Int, Field(ge=0, le=MAX_GROUPS)] = 0
-    """Groups that may be down because of an update, 0 to 1000; never below what is needed."""
+    """Groups that may be down because of an update; never below what is needed."""
     deadline: Annotated[str, Duration("1m", "24h")] = "20m"
-    """Time for a step to find capacity and serve before it is given up and said, 1m to 24h."""
+    """Time for a step to find capacity and serve before it is given up and said."""
 
 
 class Disruption(Model):
@@ -526,7 +526,7 @@ class LLMDeploymentSpec(Model):
     scaling: Scaling = Scaling()
     """Number of groups."""
     replicas: Annotated[Int, Field(ge=1, le=MAX_GROUPS), CrdDefault()] = 1
-    """Groups wanted in scaling.mode Manual, 1 to 1000; ignored in Auto (condition ReplicasIgnored)."""
+    """Groups wanted in scaling.mode Manual; ignored in Auto (condition ReplicasIgnored)."""
     replica_groups: ReplicaGroups = ReplicaGroups()
     """Availability of the groups."""
     placement: Placement = Placement()

@@ -58,7 +58,7 @@ class ReplicaGroupSpec(Model):
     allocation: GroupAllocation
     """Where and how the copy runs."""
     members: Annotated[Int, Field(ge=1, le=MAX_MEMBERS)]
-    """Pods of the group, 1 to 64."""
+    """Pods of the group."""
     planned_nodes: Annotated[tuple[DnsName, ...], Field(max_length=MAX_MEMBERS)] = ()
     """Node per member, in order; empty where another scheduler or an autoscaler decides."""
     template_hash: Annotated[LabelValue, Field(min_length=1)]

@@ -22,6 +22,10 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 VALIDATIONS: Final = "x-kubernetes-validations"
+BOUNDS: Final = "x-berth-bounds"
+"""Bounds in words, for the field's description; only inside this package, `berth.api.crd` removes it."""
+CRD_DEFAULT: Final = "x-berth-default"
+"""Marks a default that belongs into the CRD; removed likewise."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ class CrdDefault(Constraint):
     """Marks the field's default as one the API server writes into stored objects; all others are Python's alone."""
 
     def keywords(self) -> dict[str, Any]:
-        return {"x-berth-default": True}
+        return {CRD_DEFAULT: True}
 
     def check(self, value: Any) -> Any:
         return value
@@ -185,7 +189,7 @@ def _distinct(value: tuple[Any, ...], keys: list[Any], what: str) -> tuple[Any, 
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
-_QUANTITY: Final = r"(0|[1-9][0-9]{0,8})([.][0-9]{1,6})?"
+_QUANTITY: Final = "[0-9]{1,9}([.][0-9]{1,6})?"
 
 
 @dataclass(frozen=True)
@@ -200,10 +204,14 @@ class Quantity(Constraint):
     above: bool = False
 
     @property
+    def bounds(self) -> str:
+        """The bounds in words."""
+        return f"{'more than' if self.above else 'at least'} {self.minimum} and at most {self.maximum}"
+
+    @property
     def message(self) -> str:
-        """The bound in words."""
-        lower = "more than" if self.above else "at least"
-        return f'must be a decimal number, {lower} {self.minimum} and at most {self.maximum}, such as "{self.maximum}"'
+        """Bound and remedy."""
+        return f"must be a decimal number, {self.bounds}, written as string or integer: correct it"
 
     def keywords(self) -> dict[str, Any]:
         sign = ">" if self.above else ">="
@@ -213,7 +221,11 @@ class Quantity(Constraint):
             f"(type(self) == int || string(self).matches('^{_QUANTITY}$')) && "
             f"{number} {sign} {low} && {number} <= {high}"
         )
-        return {"x-kubernetes-int-or-string": True, VALIDATIONS: [{"rule": rule, "message": self.message}]}
+        return {
+            "x-kubernetes-int-or-string": True,
+            BOUNDS: f"A decimal number as string or integer, {self.bounds}.",
+            VALIDATIONS: [{"rule": rule, "message": self.message}],
+        }
 
     def check(self, value: int | str) -> int | str:
         if isinstance(value, str) and re.fullmatch(_QUANTITY, value, re.ASCII) is None:
@@ -249,17 +261,19 @@ class Duration(Constraint):
 
     @property
     def message(self) -> str:
-        """The bound in words."""
-        return (
-            f"must be a duration between {self.minimum} and {self.maximum}, such as {self.minimum} (units ms, s, m, h)"
-        )
+        """Bound and remedy."""
+        return f"must be a duration from {self.minimum} to {self.maximum}, written like 500ms, 90s or 1h30m: correct it"
 
     def keywords(self) -> dict[str, Any]:
         rule = (
             f"self.matches('^({_PART.replace('(?:', '(')})+$') && "
             f"duration(self) >= duration('{self.minimum}') && duration(self) <= duration('{self.maximum}')"
         )
-        return {"maxLength": MAX_DURATION_LENGTH, VALIDATIONS: [{"rule": rule, "message": self.message}]}
+        return {
+            "maxLength": MAX_DURATION_LENGTH,
+            BOUNDS: f"A duration from {self.minimum} to {self.maximum}, written like 500ms, 90s or 1h30m.",
+            VALIDATIONS: [{"rule": rule, "message": self.message}],
+        }
 
     def check(self, value: str) -> str:
         if len(value) > MAX_DURATION_LENGTH or re.fullmatch(f"({_PART})+", value, re.ASCII) is None:

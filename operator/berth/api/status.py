@@ -264,11 +264,11 @@ class LLMDeploymentStatus(Model):
     placement: PlacementStatus | None = None
     """The placement in force."""
     candidates: Annotated[tuple[Candidate, ...], Field(max_length=MAX_CANDIDATES)] = ()
-    """Placements considered, best first, at most 10."""
+    """Placements considered, best first."""
     group_counts: Annotated[dict[str, Count], Field(max_length=16)] = Field(default_factory=dict)
     """Number of groups by state."""
     groups: Annotated[tuple[GroupSummary, ...], Field(max_length=MAX_GROUP_SUMMARIES)] = ()
-    """Groups, failed first, at most 100."""
+    """Groups, failed first."""
     moves: MovesStatus | None = None
     """Moves under way and past."""
     last_failover: LastFailover | None = None
@@ -276,4 +276,4 @@ class LLMDeploymentStatus(Model):
     availability: AvailabilityStatus | None = None
     """Predicted availability."""
     calibration: Annotated[tuple[Calibration, ...], Field(max_length=32)] = ()
-    """Factors learned from measurements; at most 32."""
+    """Factors learned from measurements."""
