@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -25,6 +26,8 @@ from berth.local.kwok import DEAD, RUNNING
 Manifest = dict[str, Any]
 T = TypeVar("T")
 
+LONGEST_EVENT = 8 * 2**20
+"""Bytes of one line of a watch; objects may have 1.5 MiB, and more in JSON with managed fields."""
 CRDS = Path(__file__).parents[2] / "crds"
 
 
@@ -67,6 +70,7 @@ class Cluster:
             headers={"Authorization": f"Bearer {self._token}"},
             connector=aiohttp.TCPConnector(ssl=self._tls, limit=0),
             timeout=aiohttp.ClientTimeout(total=60),
+            read_bufsize=LONGEST_EVENT,
         )
         return self
 
@@ -171,7 +175,7 @@ class Cluster:
         metadata = {"name": name, "labels": dict(labels or {})}
         await self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         try:
-            await self.eventually(lambda: self.find("serviceaccounts", "default", name))
+            await eventually(lambda: self.find("serviceaccounts", "default", name))
             yield name
         finally:
             await self.delete("namespaces", name)
@@ -181,7 +185,7 @@ class Cluster:
         for path in sorted(folder.glob("*.yaml")):
             for manifest in yaml.safe_load_all(path.read_text()):
                 await self.apply(manifest)
-                await self.eventually(lambda name=manifest["metadata"]["name"]: self._established(name))
+                await eventually(partial(self._established, manifest["metadata"]["name"]))
         self._resources.clear()
 
     async def kill_node(self, name: str) -> None:
@@ -190,10 +194,6 @@ class Cluster:
 
     async def revive_node(self, name: str) -> None:
         await self.patch("nodes", name, None, {"metadata": {"labels": {SIMULATED_KUBELET: RUNNING}}})
-
-    async def eventually(self, condition: Callable[[], Awaitable[T]], *, timeout: float = 30) -> T:
-        """See the function of this name."""
-        return await eventually(condition, timeout=timeout)
 
     # --- plumbing -----------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,8 @@ SERVICE_ADDRESSES: Final = "198.18.0.0/16"
 """Cluster addresses of Services. From the range of RFC 2544, which is routed nowhere; nobody answers there."""
 
 PROGRAMS: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+START_LIMIT: Final = 120.0
+"""Seconds until a start counts as failed; 2 to 8 are normal."""
 _POLL: Final = 0.05
 
 
@@ -95,19 +97,19 @@ class ControlPlane:
     ) -> None:
         await self.stop()
 
-    async def start(self, timeout: float = 60) -> None:
+    async def start(self) -> None:
         """Returns when objects can be created and controllers act on them.
 
-        `timeout` is in seconds. Raises ProcessFailed with the end of the log of whoever is to blame.
+        Raises ProcessFailed with the end of the log of whoever is to blame.
         """
         self._prepare()
         try:
             self.etcd.start()
             self.apiserver.start()
-            await self.ready(timeout)
+            await self.ready()
             self.controller_manager.start()
             self.scheduler.start()
-            await self._default_service_account(timeout)
+            await self._default_service_account()
         except BaseException:
             await self.stop()
             raise
@@ -120,16 +122,16 @@ class ControlPlane:
             self._port.close()
             self._port = None
 
-    async def ready(self, timeout: float = 60) -> None:
-        """Waits until the API server says that it is ready. Raises ProcessFailed after `timeout` seconds."""
-        deadline = time.monotonic() + timeout
+    async def ready(self) -> None:
+        """Waits until the API server says that it is ready. Raises ProcessFailed after START_LIMIT."""
+        deadline = time.monotonic() + START_LIMIT
         while await self._answer("/readyz") is None:
             if not self.etcd.running:
                 raise self.etcd.failure("ended while the API server was waiting for it")
             if not self.apiserver.running:
                 raise self.apiserver.failure("ended before it was ready")
             if time.monotonic() > deadline:
-                raise self.apiserver.failure(f"was not ready after {timeout:.0f} s")
+                raise self.apiserver.failure(f"was not ready after {START_LIMIT:.0f} s")
             await asyncio.sleep(_POLL)
 
     def write_kubeconfig(self, path: Path, *, token: str, server: str | None = None) -> None:
@@ -157,15 +159,15 @@ class ControlPlane:
             f"--secure-port={port}",
         ]
 
-    async def _default_service_account(self, timeout: float) -> None:
+    async def _default_service_account(self) -> None:
         """Waits for the first thing that the controller manager makes."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + START_LIMIT
         while await self._answer("/api/v1/namespaces/default/serviceaccounts/default") is None:
             for process in self.processes:
                 if not process.running:
                     raise process.failure("ended while the control plane was starting")
             if time.monotonic() > deadline:
-                raise self.controller_manager.failure(f"did nothing for {timeout:.0f} s")
+                raise self.controller_manager.failure(f"did nothing for {START_LIMIT:.0f} s")
             await asyncio.sleep(_POLL)
 
     async def _answer(self, path: str) -> bytes | None:

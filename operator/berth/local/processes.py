@@ -12,8 +12,8 @@ import ctypes
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -92,15 +92,15 @@ class ChildProcess:
         """Ends the child at once and waits for it; does nothing when it has ended."""
         if self.running:
             self._signal(signal.SIGKILL)
-        self._reap()
+        if self._process is not None:
+            self._process.wait()
 
     async def stop(self, grace: float = 5.0) -> None:
         """Asks the child to end and kills it after `grace` seconds; does nothing when it has ended."""
-        if self.running:
+        if self._process is not None and self.running:
             self._signal(signal.SIGTERM)
-            deadline = time.monotonic() + grace
-            while self.running and time.monotonic() < deadline:
-                await asyncio.sleep(0.02)
+            with suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(self._process.wait, grace)
         self.kill()
 
     def log_tail(self, lines: int = 15) -> str:
@@ -116,10 +116,6 @@ class ChildProcess:
 
     def _signal(self, number: signal.Signals) -> None:
         os.killpg(self.pid, number)
-
-    def _reap(self) -> None:
-        if self._process is not None:
-            self._process.wait()
 
 
 def _die_with(parent: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from berth.local.kwok import GPU_RESOURCE, Kwok, gpu_node
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, eventually
 
 
 def pod(name: str, namespace: str, *, gpus: int = 1, **spec: object) -> dict[str, object]:
@@ -26,5 +26,5 @@ async def test_a_pod_gets_a_simulated_gpu_and_becomes_ready(cluster: Cluster, na
     node = gpu_node(f"{namespace}-h100", product="NVIDIA-H100-80GB-HBM3", labels={"test": namespace})
     await cluster.create(node)
     await cluster.create(pod("p", namespace, gpus=8, nodeSelector={"test": namespace}))
-    await cluster.eventually(lambda: is_ready(cluster, "p", namespace))
+    await eventually(lambda: is_ready(cluster, "p", namespace))
     await cluster.delete("nodes", f"{namespace}-h100")
