@@ -1,0 +1,114 @@
+"""Settings of the operator process: one frozen object, read once at start from BERTH_* environment variables.
+
+Every setting has a unit, a default and bounds; a bad value stops the process with all complaints at once. Names never
+end like the variables that Kubernetes injects for Services (`_PORT`, `_SERVICE_HOST`), and unknown BERTH_* variables
+are left alone, because a Service called `berth-...` puts such names into every pod of its namespace.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from berth.errors import BerthError
+
+PREFIX: Final = "BERTH_"
+
+
+class InvalidSettings(BerthError):
+    """The environment does not describe an operator that can run; the message names each variable and its bounds."""
+
+
+def _setting(
+    default: Any, description: str, unit: str = "", low: float | None = None, high: float | None = None
+) -> Any:
+    return field(default=default, metadata={"description": description, "unit": unit, "low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a controller needs to know to be embedded; all times in seconds."""
+
+    namespace: str = _setting("", "Namespace whose LLMDeployments are served; empty = all.")
+    kubeconfig: str = _setting("", "Path of a kubeconfig for development; empty = the pod's service account.")
+    context: str = _setting("", "Context of that kubeconfig; empty = its current one.")
+
+    workers: int = _setting(16, "Deployments that are reconciled at the same time.", "", 1, 256)
+    resync: float = _setting(120.0, "Longest time between two passes over a deployment.", "s", 5, 3600)
+
+    api_rate: float = _setting(200.0, "Requests to the API server, average.", "1/s", 1, 10_000)
+    api_burst: int = _setting(400, "Requests to the API server at once after silence.", "", 1, 20_000)
+    api_parallel: int = _setting(64, "Requests to the API server without an answer yet.", "", 1, 1_000)
+    api_timeout: float = _setting(10.0, "Longest time for one request to the API server.", "s", 1, 60)
+
+    watch: float = _setting(15.0, "Length of one watch; a dead one is noticed 5 s after its end.", "s", 5, 600)
+    relist: float = _setting(600.0, "Longest time between two full lists of a kind.", "s", 30, 86_400)
+
+    lease_name: str = _setting("berth-operator", "Lease that decides which replica leads; one per installation.")
+    lease_namespace: str = _setting("berth-system", "Namespace of that Lease.")
+    lease_duration: float = _setting(15.0, "Silence after which another replica takes over.", "s", 1, 300)
+    lease_renew_deadline: float = _setting(10.0, "Time without a renewal after which the leader stops.", "s", 0.5, 290)
+    lease_retry: float = _setting(2.0, "Time between two attempts to take or renew the Lease.", "s", 0.1, 60)
+
+    listen: str = _setting("127.0.0.1:8080", "Address and port of /metrics and the probes.")
+    canary_interval: float = _setting(5.0, "Time between two canary requests to a group.", "s", 0.5, 60)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Raises `InvalidSettings` with one line per bad value."""
+        values: dict[str, Any] = {}
+        complaints: list[str] = []
+        for each in dataclasses.fields(cls):
+            text = environment.get(variable(each.name), "").strip()
+            if not text:
+                continue
+            try:
+                values[each.name] = _parse(text, type(each.default), each.metadata["low"], each.metadata["high"])
+            except ValueError as error:
+                complaints.append(f"{variable(each.name)}={text!r}: {error} (default {each.default!r})")
+        settings = cls(**values)
+        complaints += [] if complaints else settings._contradictions()
+        if complaints:
+            raise InvalidSettings("\n".join(complaints))
+        return settings
+
+    @property
+    def listen_address(self) -> tuple[str, int]:
+        """Host and port of `listen`; an IPv6 host stands in brackets there."""
+        host, _, port = self.listen.rpartition(":")
+        if not port.isdecimal() or int(port) > 65535:
+            raise ValueError(f"{variable('listen')}={self.listen!r}: must be host:port, such as 0.0.0.0:8080")
+        return host.strip("[]"), int(port)
+
+    def _contradictions(self) -> list[str]:
+        found = []
+        if not self.lease_retry < self.lease_renew_deadline < self.lease_duration:
+            names = " < ".join(variable(name) for name in ("lease_retry", "lease_renew_deadline", "lease_duration"))
+            values = f"{self.lease_retry:g}, {self.lease_renew_deadline:g}, {self.lease_duration:g}"
+            found.append(f"{names} must hold, not {values}")
+        if self.context and not self.kubeconfig:
+            found.append(f"{variable('context')} needs {variable('kubeconfig')}")
+        try:
+            _ = self.listen_address
+        except ValueError as error:
+            found.append(str(error))
+        return found
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def _parse(text: str, type_: Callable[[str], Any], low: float | None, high: float | None) -> Any:
+    if type_ is str:
+        return text
+    try:
+        value = type_(text)
+    except ValueError:
+        raise ValueError("must be a whole number" if type_ is int else "must be a number") from None
+    if low is not None and high is not None and not low <= value <= high:  # not-a-number fails here too
+        raise ValueError(f"must be from {low:g} to {high:g}")
+    return value
