@@ -57,6 +57,7 @@ class Cluster:
     """
 
     def __init__(self, kubeconfig: Path, *, server: str | None = None, token: str | None = None) -> None:
+        self.kubeconfig = kubeconfig
         config = yaml.safe_load(kubeconfig.read_text())
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         self.server = server or cluster["server"]
@@ -187,6 +188,15 @@ class Cluster:
                 await self.apply(manifest)
                 await eventually(partial(self._established, manifest["metadata"]["name"]))
         self._resources.clear()
+
+    async def service_account_token(self, name: str, namespace: str) -> str:
+        """A token with which a client acts as the service account."""
+        path = await self._path("serviceaccounts", namespace, name) + "/token"
+        answer = await self.request(
+            "POST", path, body={"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
+        )
+        token: str = answer["status"]["token"]
+        return token
 
     async def kill_node(self, name: str) -> None:
         """The simulated node falls silent: Lease, status and deletion handling stop."""

@@ -13,9 +13,10 @@ A write counts once the server has committed it, in the order of the server's an
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -122,7 +123,7 @@ class Rule:
 @dataclass
 class _WriteHook:
     number: int
-    hook: Callable[[Call], Awaitable[None] | None]
+    hook: Callable[[Call], object]
     lose_reply: bool
 
 
@@ -201,11 +202,9 @@ class FaultProxy:
         """The rule applies to no further call; calls that it holds stay held."""
         self._rules.remove(rule)
 
-    def after_write(
-        self, number: int, hook: Callable[[Call], Awaitable[None] | None], *, lose_reply: bool = False
-    ) -> None:
+    def after_write(self, number: int, hook: Callable[[Call], object], *, lose_reply: bool = False) -> None:
         """Calls `hook` when the `number`-th counted write (from 1, since the start) is committed, before its reply
-        passes; with `lose_reply` it never does. The hook may kill the client: the write stays done."""
+        passes; with `lose_reply` it never does. An async hook is awaited. It may kill the client: the write stays done."""
         self._hooks.append(_WriteHook(number, hook, lose_reply))
 
     def partition(self) -> None:
@@ -285,8 +284,8 @@ class FaultProxy:
         lost = False
         for hook in [each for each in self._hooks if each.number == number]:
             lost |= hook.lose_reply
-            if (pending := hook.hook(call)) is not None:
-                await pending
+            if inspect.isawaitable(result := hook.hook(call)):
+                await result
         return lost
 
     async def _stream(

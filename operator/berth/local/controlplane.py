@@ -228,6 +228,7 @@ def _apiserver_arguments() -> list[str]:
         "--cert-dir=certificates",
         "--token-auth-file=tokens.csv",
         "--authorization-mode=RBAC",
+        "--allow-privileged",  # Pod Security decides, as on clusters made by kubeadm
         "--service-account-issuer=https://kubernetes.default.svc",
         "--service-account-signing-key-file=certificates/apiserver.key",
         "--service-account-key-file=certificates/apiserver.key",

@@ -1,30 +1,77 @@
-"""The control plane is a real one: what tests rely on is shown here once."""
+"""The control plane is a real one: what other tests rely on is shown here once."""
 
 from __future__ import annotations
 
-from berth.local.kwok import GPU_RESOURCE, Kwok, gpu_node
-from tests.support.cluster import Cluster, eventually
+import pytest
+
+from tests.support.cluster import ApiError, Cluster, Manifest, eventually
 
 
-def pod(name: str, namespace: str, *, gpus: int = 1, **spec: object) -> dict[str, object]:
-    limits = {GPU_RESOURCE: str(gpus)}
-    container = {"name": "main", "image": "example.invalid/none", "resources": {"limits": limits}}
-    return {
+def config_map(name: str, namespace: str, owner: Manifest | None = None) -> Manifest:
+    manifest: Manifest = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": namespace},
+    }
+    if owner:
+        metadata = owner["metadata"]
+        reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": metadata["name"], "uid": metadata["uid"]}
+        manifest["metadata"]["ownerReferences"] = [reference]
+    return manifest
+
+
+async def test_children_of_a_deleted_owner_are_collected(cluster: Cluster, namespace: str) -> None:
+    owner = await cluster.create(config_map("owner", namespace))
+    await cluster.create(config_map("child", namespace, owner))
+    await cluster.create(config_map("bystander", namespace))
+
+    await cluster.delete("configmaps", "owner", namespace)
+
+    await eventually(lambda: absent(cluster, "child", namespace))
+    assert await cluster.find("configmaps", "bystander", namespace)
+
+
+async def absent(cluster: Cluster, name: str, namespace: str) -> bool:
+    return await cluster.find("configmaps", name, namespace) is None
+
+
+async def test_unknown_fields_are_refused_by_name(cluster: Cluster, namespace: str) -> None:
+    with pytest.raises(ApiError, match='unknown field "dtaa"') as refused:
+        await cluster.create({**config_map("typo", namespace), "dtaa": {}})
+    assert refused.value.status == 400
+
+
+async def test_a_restricted_namespace_refuses_a_privileged_pod(cluster: Cluster, namespace: str) -> None:
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    await cluster.patch("namespaces", namespace, None, {"metadata": {"labels": labels}})
+    container = {"name": "main", "image": "example.invalid/none", "securityContext": {"privileged": True}}
+    pod = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {"containers": [container], **spec},
+        "metadata": {"name": "p", "namespace": namespace},
+        "spec": {"containers": [container]},
     }
+    with pytest.raises(ApiError, match='violates PodSecurity "restricted') as refused:
+        await cluster.create(pod)
+    assert refused.value.status == 403
 
 
-async def is_ready(cluster: Cluster, name: str, namespace: str) -> bool:
-    conditions = (await cluster.get("pods", name, namespace))["status"].get("conditions", [])
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+async def test_a_service_account_may_do_only_what_roles_grant(cluster: Cluster, namespace: str) -> None:
+    token = await cluster.service_account_token("default", namespace)
+    async with Cluster(cluster.kubeconfig, token=token) as nobody:
+        with pytest.raises(ApiError, match=f"system:serviceaccount:{namespace}:default.*cannot list") as refused:
+            await nobody.list("configmaps", namespace)
+    assert refused.value.status == 403
 
 
-async def test_a_pod_gets_a_simulated_gpu_and_becomes_ready(cluster: Cluster, namespace: str, kwok: Kwok) -> None:
-    node = gpu_node(f"{namespace}-h100", product="NVIDIA-H100-80GB-HBM3", labels={"test": namespace})
-    await cluster.create(node)
-    await cluster.create(pod("p", namespace, gpus=8, nodeSelector={"test": namespace}))
-    await eventually(lambda: is_ready(cluster, "p", namespace))
-    await cluster.delete("nodes", f"{namespace}-h100")
+async def test_a_watch_shows_changes_as_they_happen(cluster: Cluster, namespace: str) -> None:
+    before = await cluster.create(config_map("first", namespace))
+    version = before["metadata"]["resourceVersion"]
+    await cluster.create(config_map("second", namespace))
+    await cluster.delete("configmaps", "second", namespace)
+    seen = []
+    async for event in cluster.watch("configmaps", namespace, resource_version=version):
+        seen.append((event["type"], event["object"]["metadata"]["name"]))
+        if event["type"] == "DELETED":
+            break
+    assert seen == [("ADDED", "second"), ("DELETED", "second")]
