@@ -155,18 +155,18 @@ class Cluster:
             if error.status != 404:
                 raise
 
+    @asynccontextmanager
     async def watch(
         self, resource: str, namespace: str | None = None, *, resource_version: str = ""
-    ) -> AsyncIterator[Manifest]:
-        """Events {type, object} from `resource_version` on, until the caller stops iterating or the server ends it."""
+    ) -> AsyncIterator[AsyncIterator[Manifest]]:
+        """Events {type, object} from `resource_version` on, until the server ends the watch."""
         assert self._session is not None
         query = {"watch": "true", "resourceVersion": resource_version}
         url = self.server + await self._path(resource, namespace)
         async with self._session.get(url, params=query, timeout=aiohttp.ClientTimeout(total=None)) as answer:
             if answer.status >= 400:
                 raise await _error(answer)
-            async for line in answer.content:
-                yield json.loads(line)
+            yield (json.loads(line) async for line in answer.content)
 
     # --- shorthand ----------------------------------------------------------------------------------------------------
 

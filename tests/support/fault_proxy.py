@@ -204,7 +204,7 @@ class FaultProxy:
 
     def after_write(self, number: int, hook: Callable[[Call], object], *, lose_reply: bool = False) -> None:
         """Calls `hook` when the `number`-th counted write (from 1, since the start) is committed, before its reply
-        passes; with `lose_reply` it never does. An async hook is awaited. It may kill the client: the write stays done."""
+        passes; with `lose_reply` it never does. An async hook is awaited. Killing the client undoes no write."""
         self._hooks.append(_WriteHook(number, hook, lose_reply))
 
     def partition(self) -> None:

@@ -70,8 +70,9 @@ async def test_a_watch_shows_changes_as_they_happen(cluster: Cluster, namespace:
     await cluster.create(config_map("second", namespace))
     await cluster.delete("configmaps", "second", namespace)
     seen = []
-    async for event in cluster.watch("configmaps", namespace, resource_version=version):
-        seen.append((event["type"], event["object"]["metadata"]["name"]))
-        if event["type"] == "DELETED":
-            break
+    async with cluster.watch("configmaps", namespace, resource_version=version) as events:
+        async for event in events:
+            seen.append((event["type"], event["object"]["metadata"]["name"]))
+            if event["type"] == "DELETED":
+                break
     assert seen == [("ADDED", "second"), ("DELETED", "second")]

@@ -46,10 +46,11 @@ async def watched(
     """(type, name) of the events after `since`, up to the one about `until` or to the end of the stream."""
     seen = events if events is not None else []
     version = since["metadata"]["resourceVersion"]
-    async for event in client.watch("configmaps", namespace, resource_version=version):
-        seen.append((event["type"], event["object"].get("metadata", {}).get("name", "")))
-        if seen[-1][1] == until:
-            break
+    async with client.watch("configmaps", namespace, resource_version=version) as stream:
+        async for event in stream:
+            seen.append((event["type"], event["object"].get("metadata", {}).get("name", "")))
+            if seen[-1][1] == until:
+                break
     return seen
 
 
