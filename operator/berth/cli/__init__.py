@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from berth.cli.crd import crd
+from berth.cli.pools import pools
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -13,3 +14,4 @@ def main() -> None:
 
 
 main.add_command(crd)
+main.add_command(pools)

@@ -32,12 +32,11 @@ def accept(
     deployment: LLMDeployment,
     pools: Mapping[str, GPUPool],
     missing_claims: frozenset[str],
-    namespace_labels: Mapping[str, str] | None = None,
 ) -> None:
     """Raise InvalidSpec if `deployment` cannot be carried out whatever capacity there is."""
     model = resolve_model(deployment)
     for name in deployment.spec.placement.pools:
-        usable_pool(name, pools, deployment.metadata.namespace, namespace_labels, "spec.placement.pools")
+        usable_pool(name, pools, deployment.metadata.namespace, "spec.placement.pools")
     claims = {
         source.persistent_volume_claim.claim_name
         for source in (variant.source for variant in deployment.spec.model.variants)
@@ -52,19 +51,19 @@ def accept(
     fixed = deployment.spec.placement.fixed
     for index, allocation in enumerate(fixed.allocations if fixed else ()):
         field = f"spec.placement.fixed.allocations[{index}]"
-        pool = usable_pool(allocation.pool, pools, deployment.metadata.namespace, namespace_labels, f"{field}.pool")
+        pool = usable_pool(allocation.pool, pools, deployment.metadata.namespace, f"{field}.pool")
         check_allocation(deployment, allocation, pool, model, field)
 
 
-def usable_pool(
-    name: str, pools: Mapping[str, GPUPool], namespace: str, namespace_labels: Mapping[str, str] | None, field: str
-) -> GPUPool:
+def usable_pool(name: str, pools: Mapping[str, GPUPool], namespace: str, field: str) -> GPUPool:
     """The pool of that name if this namespace may use it. Raises InvalidSpec."""
     pool = pools.get(name)
     if pool is None:
         known = ", ".join(sorted(pools)) or "none"
-        raise InvalidSpec("UnknownPool", f"{field}: pool {name} does not exist: create the GPUPool or use one of: {known}")
-    refusal = why_namespace_not_allowed(pool, namespace, namespace_labels)
+        raise InvalidSpec(
+            "UnknownPool", f"{field}: pool {name} does not exist: create the GPUPool or use one of: {known}"
+        )
+    refusal = why_namespace_not_allowed(pool, namespace)
     if refusal:
         raise InvalidSpec("PoolNotAllowed", f"{field}: {refusal}")
     return pool
@@ -77,7 +76,9 @@ def check_allocation(
     variant = deployment.spec.model.variant(allocation.variant)
     if variant is None:
         known = ", ".join(variant.name for variant in deployment.spec.model.variants)
-        raise InvalidSpec("InvalidSpec", f"{field}.variant: {allocation.variant} is not among spec.model.variants: {known}")
+        raise InvalidSpec(
+            "InvalidSpec", f"{field}.variant: {allocation.variant} is not among spec.model.variants: {known}"
+        )
     try:
         gpu = hardware.gpu(pool.spec.gpu)
     except ValueError as error:
@@ -135,7 +136,8 @@ def _check_built_for(variant: Variant, allocation: Allocation, pool: GPUPool, fi
     ):
         if built is not None and built != asked:
             raise InvalidSpec(
-                "VariantMismatch", f"{field}.{name}: variant {variant.name} was built for {built}, not {asked}: use {built}"
+                "VariantMismatch",
+                f"{field}.{name}: variant {variant.name} was built for {built}, not {asked}: use {built}",
             )
 
 

@@ -59,6 +59,12 @@ REASONS: Final[Mapping[str, str]] = {
     "Paused": "spec.pause holds changes back.",
     "ScalingIsAuto": "spec.replicas was set but scaling.mode is Auto, so Berth decides.",
     "ScalingIsManual": "spec.replicas decides.",
+    "NoOverlap": "No node of the pool belongs to another pool.",
+    "NodesInSeveralPools": "Nodes belong to two pools; neither is planned with until a nodeSelector is narrowed.",
+    "DevicePlugin": "The device plugin offers the GPUs of all ready nodes.",
+    "NoDevicePlugin": "Ready nodes offer no GPUs: dynamic resource allocation serves them, or the plugin is down.",
+    "ProductsMatch": "Every node the selector finds has the pool's GPU type.",
+    "OtherGPU": "The selector also finds nodes with other, shared or partitioned GPUs; they are left out.",
 }
 """Every reason a condition may carry, with its meaning; the documentation is generated from it."""
 

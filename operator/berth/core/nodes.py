@@ -89,13 +89,10 @@ def node_view(node: Mapping[str, Any], lease: Mapping[str, Any] | None, resource
 
     Raises ValueError naming the node and the resource when a quantity cannot be read.
     """
-    metadata = node.get("metadata") or {}
-    spec = node.get("spec") or {}
-    status = node.get("status") or {}
+    metadata, spec, status = (_mapping(node.get(part)) for part in ("metadata", "spec", "status"))
     name = str(metadata.get("name") or "")
-    capacity = status.get("capacity") or {}
-    allocatable = status.get("allocatable") or {}
-    conditions = {str(c.get("type")): str(c.get("status")) for c in status.get("conditions") or () if c.get("type")}
+    capacity, allocatable = _mapping(status.get("capacity")), _mapping(status.get("allocatable"))
+    conditions = {str(c.get("type")): str(c.get("status")) for c in _mappings(status.get("conditions"))}
 
     def amount(amounts: Mapping[str, Any], resource: str, unit: str = "") -> int:
         try:
@@ -109,10 +106,10 @@ def node_view(node: Mapping[str, Any], lease: Mapping[str, Any] | None, resource
 
     return NodeView(
         name=name,
-        labels=dict(metadata.get("labels") or {}),
+        labels={str(key): str(value) for key, value in _mapping(metadata.get("labels")).items()},
         taints=tuple(
             Taint(str(t.get("key") or ""), str(t.get("value") or ""), str(t.get("effect") or ""))
-            for t in spec.get("taints") or ()
+            for t in _mappings(spec.get("taints"))
         ),
         unschedulable=bool(spec.get("unschedulable")),
         ready=conditions.get("Ready") == "True",
@@ -122,8 +119,17 @@ def node_view(node: Mapping[str, Any], lease: Mapping[str, Any] | None, resource
         cpu_millicores=amount(allocatable, "cpu", "m"),
         memory_bytes=amount(allocatable, "memory"),
         conditions=conditions,
-        lease_renewal=((lease or {}).get("spec") or {}).get("renewTime"),
+        lease_renewal=_mapping((lease or {}).get("spec")).get("renewTime"),
     )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """What should be an object; anything else, as in a file somebody edited, says nothing."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list | tuple) else []
 
 
 def held_back(node: NodeView, tolerations: Sequence[Toleration]) -> str | None:

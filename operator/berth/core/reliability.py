@@ -1,0 +1,174 @@
+"""From a pool and a layout to the availability of a deployment: failure rates, recovery times, spare capacity.
+
+`berth.core.availability` has the mathematics; here are the figures it is fed with and where they come from. Rates start
+from the pool's `nodeMTBFDays`, the mean time between failures of *everything* a job on one whole node depends on, which
+is split over GPUs, software and the rest of the node. Figures without a public source are marked as assumptions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from berth.core.availability import (
+    OWN_FAILURES,
+    Availability,
+    Domain,
+    Group,
+    availability,
+    no_spare_at_failure,
+    unavailability,
+)
+
+DAY: Final = 86400.0
+NODE_MTBF_DAYS: Final = 47.0
+"""8-GPU jobs on Meta's research clusters: one failure in 47 days (arXiv 2410.21680). Pessimistic for serving: the nodes
+of the Llama 3 405B training ran 264 days (419 stops of 2,048 nodes in 54 days, arXiv 2407.21783)."""
+GPU_SHARE: Final = 268 / 419
+"""Stops by GPU, NVLink, memory, GSP, silent corruption, heat among the 419 of the Llama 3 training (table 5)."""
+SOFTWARE_SHARE: Final = 61 / 419
+"""Stops by software and NCCL in the same table; a group brings its own, however few GPUs it has."""
+NODE_LEVEL: Final = "node"
+REPAIR_TIME: Final = "node repair time"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How often things fail in a pool, and how long each step of recovery takes."""
+
+    node_mtbf_days: float = NODE_MTBF_DAYS
+    gpus_per_node: int = 8
+    domain_level: str = "zone"
+    domain_unavailability: float = 1e-4
+    """Assumption: 53 minutes a year; providers promise regions, not zones."""
+    common_cause: float = 0.01
+    """Assumption: 1 % of the groups' own failures stop all of them (an image, a setting, the network)."""
+    detect_seconds: float = 10.0
+    place_seconds: float = 5.0
+    load_seconds: float = 180.0
+    """Start and loading of weights until the first token."""
+    repair_seconds: float = DAY
+    """Until a broken node is back, for groups that find no spare capacity; an assumption."""
+
+    @property
+    def failover_seconds(self) -> float:
+        """From fault to serving again elsewhere."""
+        return self.detect_seconds + self.place_seconds + self.load_seconds
+
+
+def predict(
+    layout: Sequence[Sequence[str]],
+    needed: int,
+    gpus_per_member: int,
+    conditions: Conditions,
+    *,
+    domain_of: Mapping[str, str] | None = None,
+    spares: int = 0,
+    at_seconds: float | None = None,
+) -> Availability:
+    """Availability of groups that stand on the nodes `layout[i]` (one per member), `needed` of them required.
+
+    `domain_of`: node -> failure domain; nodes that are missing have none. `spares`: how many more groups fit into the
+    pool; with none, a broken node is waited for. Software restarts where it is and needs no spare. `at_seconds`: the
+    chance that long after all was well, instead of in the long run.
+    """
+    domain_of = domain_of or {}
+    node_rate = 1 / (conditions.node_mtbf_days * DAY)
+    members = max((len(nodes) for nodes in layout), default=1)
+    gpu_rate = node_rate * GPU_SHARE * members * gpus_per_member / conditions.gpus_per_node
+    software_rate = node_rate * SOFTWARE_SHARE
+    host_rate = node_rate * (1 - GPU_SHARE - SOFTWARE_SHARE)
+
+    hardware_rate = gpu_rate + members * host_rate
+    waiting = no_spare_at_failure(max(1, len(layout)), spares, hardware_rate, conditions.repair_seconds)
+    waited_seconds = waiting * conditions.repair_seconds
+    failover = conditions.failover_seconds
+    own_rate = gpu_rate + software_rate
+    own_recovery = failover + waited_seconds * gpu_rate / own_rate
+
+    nodes = sorted({node for group in layout for node in group})
+    zones = sorted({domain_of[node] for node in nodes if node in domain_of})
+    domains = [Domain(_name("domain", z), conditions.domain_level, conditions.domain_unavailability) for z in zones]
+    host_down = unavailability(1 / host_rate, failover + waited_seconds)
+    domains += [
+        Domain(
+            _name("node", node), NODE_LEVEL, host_down, _name("domain", domain_of[node]) if node in domain_of else None
+        )
+        for node in nodes
+    ]
+    predicted = availability(
+        [Group(own_rate, own_recovery, tuple(_name("node", node) for node in group)) for group in layout],
+        needed,
+        domains,
+        common_cause=conditions.common_cause,
+        detect_seconds=conditions.detect_seconds,
+        at_seconds=at_seconds,
+    )
+    by_hardware = predicted.limited_by in (OWN_FAILURES, f"loss of a {NODE_LEVEL}")
+    if by_hardware and waited_seconds * hardware_rate > failover * (hardware_rate + software_rate):
+        return Availability(predicted.value, predicted.unavailability, REPAIR_TIME, predicted.terms)
+    return predicted
+
+
+def _name(level: str, name: str) -> str:
+    """Nodes and domains may share a name; within the tree they must not."""
+    return f"{level}/{name}"
+
+
+# --- measured failure rates -------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class MTBFBand:
+    """Days between failures of a node: 5 %, mean rate and 95 % of what the evidence allows."""
+
+    low_days: float
+    days: float
+    high_days: float
+
+
+def mtbf_band(
+    failures: int, node_days: float, prior_days: float = NODE_MTBF_DAYS, prior_failures: float = 1.0
+) -> MTBFBand:
+    """What `failures` in `node_days` of running nodes say, starting from a prior worth `prior_failures` failures.
+
+    The rate has a Gamma posterior: shape prior_failures + failures, rate prior_failures * prior_days + node_days.
+    """
+    if failures < 0 or node_days < 0 or prior_days <= 0 or prior_failures <= 0:
+        raise ValueError("failures and node_days must not be negative, the prior must be above 0")
+    shape = prior_failures + failures
+    exposure = prior_failures * prior_days + node_days
+    return MTBFBand(
+        low_days=exposure / gamma_quantile(shape, 0.95),
+        days=exposure / shape,
+        high_days=exposure / gamma_quantile(shape, 0.05),
+    )
+
+
+def gamma_quantile(shape: float, probability: float) -> float:
+    """x with P(X <= x) = probability for a Gamma distribution of this shape and scale 1, by bisection."""
+    low, high = 0.0, shape + 1.0
+    while gamma_cdf(shape, high) < probability:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        if gamma_cdf(shape, middle) < probability:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def gamma_cdf(shape: float, x: float) -> float:
+    """Regularised lower incomplete gamma function, by its power series (Abramowitz and Stegun 6.5.29)."""
+    if x <= 0:
+        return 0.0
+    term = total = 1 / shape
+    n = 1
+    while term > total * 1e-17:
+        term *= x / (shape + n)
+        total += term
+        n += 1
+    return min(1.0, total * math.exp(shape * math.log(x) - x - math.lgamma(shape)))
