@@ -64,10 +64,10 @@ class Architecture(Model):
     """Inner width of the MLP (of one expert, if moe_intermediate_size is absent)."""
     vocab_size: Annotated[Int, Field(ge=1, le=16_777_216)]
     """Tokens in the vocabulary."""
-    tie_word_embeddings: bool = False
-    """Whether the output projection shares the input embedding's weights."""
-    max_position_embeddings: Annotated[Int, Field(ge=1, le=1_073_741_824)] | None = None
-    """Longest context, in tokens; absent: no bound known."""
+    max_position_embeddings: Annotated[Int, Field(ge=1, le=1_073_741_824)]
+    """Longest context, in tokens."""
+    tie_word_embeddings: Annotated[bool, Field(strict=True)] | None = None
+    """Whether the output projection shares the input embedding's weights; absent: as usual for model_type."""
     num_local_experts: Annotated[Int, Field(ge=1, le=4096)] | None = None
     """Experts per layer (Mixtral's name); absent: dense."""
     num_experts: Annotated[Int, Field(ge=1, le=4096)] | None = None
@@ -81,7 +81,7 @@ class Architecture(Model):
     sliding_window: Annotated[Int, Field(ge=1, le=1_073_741_824)] | None = None
     """Tokens a layer attends back to; absent: all."""
     model_type: Annotated[str, Field(max_length=64)] | None = None
-    """Family name, such as llama; for people."""
+    """Family, such as llama; decides what config.json leaves out, such as gated MLPs."""
 
     @property
     def kv_heads(self) -> int:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from berth.api.schema import Int, ListMap, Model, Rule, format_duration, number, seconds
+from berth.api.quantities import format_duration, number, seconds
+from berth.api.schema import Int, ListMap, Model, Rule
 from berth.errors import InvalidSpec
 
 __all__ = [

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from berth.api.common import Conditions, ObjectMeta, Toleration, parse
-from berth.api.llmdeployment import GpuType
+from berth.api.model import GpuType
+from berth.api.quantities import Quantity
 from berth.api.schema import (
+    QUALIFIED_KEYS,
     DnsLabel,
     Int,
     LabelKey,
@@ -17,7 +19,6 @@ from berth.api.schema import (
     ListSet,
     Matches,
     Model,
-    Quantity,
     Rule,
     Satisfies,
     immutable,
@@ -40,7 +41,7 @@ class GPUPoolSpec(Model):
 
     gpu: Annotated[GpuType, Satisfies((immutable("gpu"),))]
     """GPU type, such as H100-SXM-80 or A100-SXM-40; immutable."""
-    node_selector: Annotated[dict[str, LabelValue], Field(min_length=1, max_length=16)]
+    node_selector: Annotated[dict[str, LabelValue], Field(min_length=1, max_length=16), Satisfies((QUALIFIED_KEYS,))]
     """Labels that all nodes of the pool have; pools must not overlap."""
     resource_name: Annotated[
         str,

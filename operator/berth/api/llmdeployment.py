@@ -13,33 +13,40 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from berth import labels
-from berth.api.architecture import Architecture
-from berth.api.common import Backend, KvPrecision, ObjectMeta, Precision, parse
-from berth.api.placement import MAX_GROUPS, Allocation, Parallelism, PoolName, VariantName
+from berth.api.common import Backend, ObjectMeta, parse
+from berth.api.demand import Limits, Objectives, Traffic
+from berth.api.model import LanguageModel, Variant
+from berth.api.placement import MAX_GROUPS, Allocation, PoolName
 from berth.api.pod import Pod
-from berth.api.schema import (
-    CrdDefault,
-    DnsName,
-    Duration,
-    Int,
-    LabelKey,
-    ListMap,
-    ListSet,
-    Matches,
-    Model,
-    Quantity,
-    Rule,
-    Satisfies,
-    seconds,
-)
+from berth.api.quantities import Duration, Quantity, seconds
+from berth.api.schema import CrdDefault, DnsName, Int, LabelKey, ListSet, Matches, Model, Rule, Satisfies
 from berth.api.status import LLMDeploymentStatus
 
-Tokens = Annotated[Int, Field(ge=1, le=16_777_216)]
-GpuType = Annotated[
-    str,
-    Field(min_length=1, max_length=63),
-    Matches("[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?", "must be a GPU type such as H100-SXM-80: correct it"),
+__all__ = [
+    "Disruption",
+    "Engine",
+    "FixedPlacement",
+    "LLMDeployment",
+    "LLMDeploymentSpec",
+    "LanguageModel",
+    "Limits",
+    "Moves",
+    "MultiNode",
+    "Objectives",
+    "Placement",
+    "Recovery",
+    "ReplicaGroups",
+    "Scaling",
+    "Spread",
+    "Traffic",
+    "Update",
+    "Variant",
+    "parse_llmdeployment",
 ]
+
+INITIAL_BACKOFF = "10s"
+MAX_BACKOFF = "10m"
+
 ImageName = Annotated[
     str,
     Field(min_length=1, max_length=512),
@@ -58,236 +65,6 @@ ImageName = Annotated[
         )
     ),
 ]
-
-
-# --- model ------------------------------------------------------------------------------------------------------------
-class PersistentVolumeClaimSource(Model):
-    """Weights on a volume of the same namespace, mounted read-only."""
-
-    claim_name: DnsName
-    """Name of the PersistentVolumeClaim."""
-    path: (
-        Annotated[
-            str,
-            Field(min_length=1, max_length=256),
-            Matches(
-                "[A-Za-z0-9_][-A-Za-z0-9_.]*(/[A-Za-z0-9_][-A-Za-z0-9_.]*)*",
-                "must be a relative path of plain segments (letters, digits, '-', '_', '.', none beginning with '.'), "
-                "without '..', leading '/', URL or blanks: give the folder inside the volume",
-            ),
-        ]
-        | None
-    ) = None
-    """Folder inside the volume; absent: its root."""
-
-
-class HuggingFaceSource(Model):
-    """Weights the pod downloads from the Hugging Face hub. The operator itself never contacts it."""
-
-    repository: Annotated[
-        str,
-        Field(min_length=1, max_length=193),
-        Matches(
-            "[A-Za-z0-9][-A-Za-z0-9_.]{0,95}/[A-Za-z0-9][-A-Za-z0-9_.]{0,95}",
-            "must be a repository such as meta-llama/Llama-3.1-70B-Instruct, not a URL: give owner/name",
-        ),
-    ]
-    """owner/name on the hub."""
-    revision: (
-        Annotated[
-            str,
-            Field(min_length=1, max_length=128),
-            Matches(
-                "[A-Za-z0-9][-A-Za-z0-9_.]*(/[A-Za-z0-9][-A-Za-z0-9_.]*)*",
-                "must be a commit, tag or branch name of plain segments: prefer a commit, which never changes",
-            ),
-        ]
-        | None
-    ) = None
-    """Commit, tag or branch; absent: the repository's default. A commit keeps all groups equal."""
-    token_secret_name: DnsName | None = None
-    """Secret whose key `token` becomes HF_TOKEN in the pod; absent: public repository. Berth never reads it."""
-
-
-class Source(Model):
-    """Where weights come from: exactly one of the members."""
-
-    rules = (
-        Rule(
-            "has(self.persistentVolumeClaim) != has(self.huggingFace)",
-            "exactly one of persistentVolumeClaim and huggingFace must be given: add or remove one",
-            lambda source: (source.persistent_volume_claim is None) != (source.hugging_face is None),
-        ),
-    )
-
-    persistent_volume_claim: PersistentVolumeClaimSource | None = None
-    """A volume that already holds the weights."""
-    hugging_face: HuggingFaceSource | None = None
-    """A repository of the Hugging Face hub."""
-
-
-class Variant(Model):
-    """One checkpoint (or set of built engines) that may be served. The planner chooses among these and nothing else."""
-
-    rules = (
-        Rule(
-            "!has(self.backend) || self.backend != 'tensorrt' || (has(self.gpus) && has(self.tensorParallel))",
-            "backend tensorrt serves engines built for one GPU type and layout: give gpus and tensorParallel "
-            "(and pipelineParallel, if not 1)",
-            lambda variant: variant.backend != "tensorrt" or (variant.gpus and variant.tensor_parallel),
-        ),
-    )
-
-    name: VariantName
-    """Name that allocations refer to; unique in the list."""
-    precision: Precision
-    """Precision of the weights."""
-    kv_precision: KvPrecision | None = None
-    """Precision of the KV cache; absent: 16 bit."""
-    source: Source
-    """Where the weights come from."""
-    gpus: Annotated[tuple[GpuType, ...], Field(min_length=1, max_length=16), ListSet()] | None = None
-    """GPU types it may run on; absent: all that support its precision."""
-    tensor_parallel: Parallelism | None = None
-    """The only tensor parallelism it may run with; absent: any."""
-    pipeline_parallel: Parallelism | None = None
-    """The only pipeline parallelism it may run with; absent: any."""
-    backend: Backend | None = None
-    """Backend that reads it; absent: engine.backend."""
-
-    @property
-    def effective_kv_precision(self) -> KvPrecision:
-        """Precision of the KV cache; 16 bit unless given."""
-        return self.kv_precision or ("fp16" if self.precision == "fp16" else "bf16")
-
-
-class LanguageModel(Model):
-    """What is served."""
-
-    name: Annotated[
-        str,
-        Field(min_length=1, max_length=100),
-        Matches("[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", "must be a model name such as llama-3.1-70b-instruct"),
-    ]
-    """Name in the built-in catalogue; with `architecture`, any name."""
-    architecture: Architecture | None = None
-    """Shape of a model that the catalogue does not know."""
-    variants: Annotated[tuple[Variant, ...], Field(min_length=1, max_length=16), ListMap("name")]
-    """What may be served."""
-
-    def variant(self, name: str) -> Variant | None:
-        """The variant of that name."""
-        return next((variant for variant in self.variants if variant.name == name), None)
-
-
-# --- demand -----------------------------------------------------------------------------------------------------------
-class InputTokens(Model):
-    """Lengths of prompts."""
-
-    rules = (
-        Rule(
-            "self.mean <= self.p95 && self.p95 <= self.max",
-            "mean must not be above p95, nor p95 above max: correct them",
-            lambda tokens: tokens.mean <= tokens.p95 <= tokens.max,
-        ),
-    )
-
-    mean: Tokens
-    """Mean, in tokens."""
-    p95: Tokens
-    """95th percentile, in tokens."""
-    max: Tokens
-    """Longest prompt that must be served, in tokens."""
-
-
-class OutputTokens(Model):
-    """Lengths of answers."""
-
-    rules = (
-        Rule(
-            "self.mean <= self.p95 && self.p95 <= self.maxRequested",
-            "mean must not be above p95, nor p95 above maxRequested: correct them",
-            lambda tokens: tokens.mean <= tokens.p95 <= tokens.max_requested,
-        ),
-    )
-
-    mean: Tokens
-    """Mean, in tokens."""
-    p95: Tokens
-    """95th percentile, in tokens."""
-    max_requested: Tokens
-    """Largest max_tokens that clients ask for; the engine reserves KV cache for it whether it is used or not."""
-
-
-class Traffic(Model):
-    """What to plan for until there are measurements."""
-
-    rules = (
-        Rule(
-            "has(self.arrival) && self.arrival == 'Closed' ? has(self.concurrency) && !has(self.requestsPerSecond) "
-            ": has(self.requestsPerSecond) && !has(self.concurrency)",
-            "arrival Open needs requestsPerSecond and no concurrency, arrival Closed needs concurrency and no "
-            "requestsPerSecond: give the one that belongs to arrival",
-            lambda traffic: (
-                (traffic.concurrency is not None, traffic.requests_per_second is not None)
-                == (traffic.arrival == "Closed", traffic.arrival == "Open")
-            ),
-        ),
-    )
-
-    requests_per_second: Annotated[int | str, Quantity("0", "100000", above=True)] | None = None
-    """Mean arrivals of the whole deployment per second; for arrival Open."""
-    input_tokens: InputTokens
-    """Lengths of prompts."""
-    output_tokens: OutputTokens
-    """Lengths of answers."""
-    peak_to_mean: Annotated[int | str, Quantity("1", "100")] = "1.4"
-    """Requests in the busiest minute against the mean minute."""
-    cached_input_fraction: Annotated[int | str, Quantity("0", "0.99")] = "0"
-    """Share of prompt tokens whose KV cache can be re-used."""
-    arrival: Literal["Open", "Closed"] = "Open"
-    """Open: requests come whether or not others finished. Closed: each of `concurrency` clients awaits its answer."""
-    concurrency: Annotated[Int, Field(ge=1, le=1_000_000)] | None = None
-    """Clients that each keep one request in flight; for arrival Closed."""
-
-
-class TimeToFirstToken(Model):
-    """Objective for the time from the request to its first token."""
-
-    p95: Annotated[str, Duration("1ms", "1h")]
-    """95th percentile."""
-
-
-class TimePerOutputToken(Model):
-    """Objective for the time per token after the first, per request: (last - first) / (n - 1)."""
-
-    p95: Annotated[str, Duration("1ms", "1m")]
-    """95th percentile."""
-
-
-class Limits(Model):
-    """Bounds of everything at every moment, surge included."""
-
-    gpus: Annotated[Int, Field(ge=1, le=1_000_000)] | None = None
-    """GPUs; absent: no bound."""
-    cost_per_hour: Annotated[int | str, Quantity("0", "100000000", above=True)] | None = None
-    """Price per hour in the pools' currency; absent: no bound."""
-
-
-class Objectives(Model):
-    """What is promised to clients, and what to optimise within it."""
-
-    time_to_first_token: TimeToFirstToken | None = None
-    """Absent: not an objective."""
-    time_per_output_token: TimePerOutputToken | None = None
-    """Absent: not an objective."""
-    availability: Annotated[int | str, Quantity("0.5", "0.999999")] | None = None
-    """Share of time in which the needed groups serve; absent: not an objective."""
-    prefer: Literal["Cost", "Latency", "Throughput"] = "Cost"
-    """Cost: least $/h per demanded token. Latency: lowest predicted p95 time per output token, then time to first
-    token, within limits. Throughput: highest sustainable tokens/s within limits."""
-    limits: Limits = Limits()
-    """Bounds on GPUs and price."""
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
@@ -324,8 +101,8 @@ class Recovery(Model):
 
     rules = (
         Rule(
-            "duration(has(self.initialBackoff) ? self.initialBackoff : '10s') <= "
-            "duration(has(self.maxBackoff) ? self.maxBackoff : '10m')",
+            f"duration(has(self.initialBackoff) ? self.initialBackoff : '{INITIAL_BACKOFF}') <= "
+            f"duration(has(self.maxBackoff) ? self.maxBackoff : '{MAX_BACKOFF}')",
             "initialBackoff must not be above maxBackoff: lower initialBackoff or raise maxBackoff",
             lambda recovery: seconds(recovery.initial_backoff) <= seconds(recovery.max_backoff),
         ),
@@ -335,9 +112,9 @@ class Recovery(Model):
     """Failures of one group within `window` after which it stays down (condition Stalled)."""
     window: Annotated[str, Duration("1m", "168h")] = "1h"
     """Time for which a failure counts."""
-    initial_backoff: Annotated[str, Duration("1s", "1h")] = "10s"
+    initial_backoff: Annotated[str, Duration("1s", "1h")] = INITIAL_BACKOFF
     """Wait before the second replacement in a row; doubles each time. The first replacement never waits."""
-    max_backoff: Annotated[str, Duration("1s", "24h")] = "10m"
+    max_backoff: Annotated[str, Duration("1s", "24h")] = MAX_BACKOFF
     """Longest wait between replacements."""
     force_delete: Literal["Never", "NodeUnreachable"] = "Never"
     """NodeUnreachable: pods on a silent node are removed by force, accepting that they may still run there."""

@@ -13,8 +13,10 @@ from pydantic import Field
 from berth import labels
 from berth.api.common import Toleration
 from berth.api.schema import (
+    QUALIFIED_KEYS,
     Constraint,
     DnsName,
+    LabelValue,
     ListMap,
     Matches,
     Model,
@@ -91,10 +93,6 @@ def _reserved_keys(what: str) -> Rule:
     )
 
 
-_LABEL_KEY: Final = "([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-_LABEL_VALUE: Final = "([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
-
-
 _QUANTITY: Final = "([1-9][0-9]{0,14}([.][0-9]{1,9})?|0[.][0-9]{0,8}[1-9])(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?"
 
 
@@ -129,6 +127,7 @@ Resources = Annotated[
     ResourceQuantities(),
     Satisfies(
         (
+            QUALIFIED_KEYS,
             Rule(
                 "!self.exists(name, name.startsWith('nvidia.com/') || name.startsWith('amd.com/') || "
                 "name.startsWith('gpu.intel.com/') || name.endsWith('/gpu') || name.endsWith('.gpu'))",
@@ -190,15 +189,15 @@ class Pod(Model):
     """Additions to every pod of the deployment."""
 
     labels: Annotated[
-        dict[str, Annotated[str, Field(max_length=63), Matches(_LABEL_VALUE, "must be a label value: correct it")]],
+        dict[str, LabelValue],
         Field(max_length=32),
-        Satisfies((_reserved_keys("labels"),)),
+        Satisfies((QUALIFIED_KEYS, _reserved_keys("labels"))),
     ] = Field(default_factory=dict)
     """Labels to add."""
     annotations: Annotated[
         dict[str, Annotated[str, Field(max_length=4096)]],
         Field(max_length=32),
-        Satisfies((_reserved_keys("annotations"),)),
+        Satisfies((QUALIFIED_KEYS, _reserved_keys("annotations"))),
     ] = Field(default_factory=dict)
     """Annotations to add."""
     env: Annotated[tuple[EnvVar, ...], Field(max_length=64), ListMap("name")] = ()
