@@ -78,7 +78,7 @@ class Settings:
     def listen_address(self) -> tuple[str, int]:
         """Host and port of `listen`; an IPv6 host stands in brackets there."""
         host, _, port = self.listen.rpartition(":")
-        if not port.isdecimal() or int(port) > 65535:
+        if not host or not port.isdecimal() or int(port) > 65535:
             raise ValueError(f"{variable('listen')}={self.listen!r}: must be host:port, such as 0.0.0.0:8080")
         return host.strip("[]"), int(port)
 
