@@ -22,8 +22,9 @@ class Ensure:
 
 @dataclass(frozen=True)
 class Create:
-    """Create the object; one of this name that is already ours is as good."""
+    """Create a member of `group`; one of this name that is already ours is as good."""
 
+    group: Group
     manifest: Mapping[str, Any]
 
 
@@ -65,8 +66,8 @@ class SetServing:
 class Restore:
     """Put labels of ours back on a pod that lost them."""
 
+    group: Group
     member: Member
-    manifest: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -99,22 +100,11 @@ class DeleteGroup:
 
 
 @dataclass(frozen=True)
-class DeleteChild:
-    """Delete a ConfigMap or Service that no group needs any more."""
+class DeleteConfigMap:
+    """Delete a ConfigMap that no incarnation refers to any more."""
 
-    kind: str
     name: str
     uid: str
-
-
-@dataclass(frozen=True)
-class Announce:
-    """An Event about the deployment; only for transitions."""
-
-    reason: str
-    action: str
-    note: str
-    warning: bool = False
 
 
 Action = (
@@ -129,6 +119,5 @@ Action = (
     | Drain
     | DeleteMember
     | DeleteGroup
-    | DeleteChild
-    | Announce
+    | DeleteConfigMap
 )

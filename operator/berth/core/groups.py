@@ -37,7 +37,7 @@ from berth.core.timestamps import timestamp
 FAILED_MEMBER_GRACE_SECONDS = 5
 """Long enough for a clean exit, short enough that the replacement can inherit the GPUs."""
 ROUTING_SETTLE_SECONDS = 2.0
-"""A leader without requests is only drained once the Service has stopped routing to it: kube-proxy syncs every second."""
+"""A leader without requests has drained only once Services stopped routing to it: kube-proxy syncs every second."""
 BIND_TIMEOUT_SECONDS = 60.0
 """A member pinned to a planned node that is still unbound after this lost a race: everything is released."""
 MAX_EVIDENCE_TEXT = 2048
@@ -116,7 +116,9 @@ def _reserved(group: Group, now: float, manifests: Sequence[Mapping[str, Any]] |
     missing = [manifest for manifest in manifests if manifest["metadata"]["name"] not in present]
     if missing:
         message = f"creating {len(missing)} of {group.wanted_members} pods"
-        return Judgement(State.RESERVED, "CreatingMembers", message, tuple(Create(manifest) for manifest in missing))
+        return Judgement(
+            State.RESERVED, "CreatingMembers", message, tuple(Create(group, manifest) for manifest in missing)
+        )
     return Judgement(
         State.RESERVED, "MembersCreated", "all pods exist", (Mark(group, {labels.LIFECYCLE: labels.COMMITTED}, {}),)
     )
@@ -179,7 +181,7 @@ def _progress(group: Group, answer: Answer | None, now: float) -> Judgement:
     stopped = [member for member in group.members if member.phase != "Running"]
     leader = group.leader
     if stopped or leader is None or not leader.ready:
-        return _not_ready(group, stopped[0] if stopped else leader)
+        return _not_ready(stopped[0] if stopped else leader)
     proven = leader.token_restarts == leader.restarts
     if not proven and not _answered(leader, answer):
         message = answer.message if answer and answer.message else f"waiting for a token from {leader.name}"
@@ -198,7 +200,7 @@ def _unbound(group: Group, unbound: Sequence[Member], now: float) -> Judgement:
     return Judgement(State.STARTING, "Unscheduled", message, requeue_after=left)
 
 
-def _not_ready(group: Group, member: Member | None) -> Judgement:
+def _not_ready(member: Member | None) -> Judgement:
     served_before = member is not None and member.leader and member.token_restarts == member.restarts
     if member is None:
         return Judgement(State.STARTING, "Starting", "waiting for the leader")
@@ -243,9 +245,7 @@ def _failed(group: Group, policy: GroupPolicy, now: float) -> Judgement:
     expires_in = failed_at + policy.recovery_window - now
     if expires_in <= 0 and not group.members:
         actions.append(DeleteGroup(group))
-    return Judgement(
-        State.FAILED, reason, message, tuple(actions), requeue_after=max(expires_in, 1.0), evidence=seen
-    )
+    return Judgement(State.FAILED, reason, message, tuple(actions), requeue_after=max(expires_in, 1.0), evidence=seen)
 
 
 def _draining(group: Group, answer: Answer | None, policy: GroupPolicy, now: float) -> Judgement:

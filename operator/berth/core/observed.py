@@ -165,6 +165,4 @@ class Snapshot:
     """What the arbiter said to the last attempt, by group number."""
     missing_claims: frozenset[str]
     """PersistentVolumeClaims that the spec names and the namespace lacks."""
-    name_conflicts: tuple[str, ...]
-    """Objects of our names that are not ours, as `Service llama-70b`."""
     now: float

@@ -1,7 +1,7 @@
 """Which groups a deployment should have next: creating, replacing, updating and removing whole groups.
 
-Groups are numbered slots g0, g1, ...; one slot holds at most one incarnation of the wanted template, and during an update
-the one before it. Invariants:
+Groups are numbered slots g0, g1, ...; one slot holds at most one incarnation of the wanted template, and during an
+update the one before it. Invariants:
 - an update touches one slot at a time, and never takes a serving group away while fewer than `needed` would be left;
 - a lost group is replaced at once, a repeatedly failing template with growing delay, and past the failure budget not at
   all: the rest serves on;
@@ -171,7 +171,8 @@ def _failure_delay(groups: Sequence[Group], policy: RolloutPolicy, now: float, j
     )
     if len(times) >= policy.max_failures:
         until = times[-policy.max_failures] + policy.failure_window - now
-        words = f"{len(times)} groups failed within {policy.failure_window:.0f}s (recovery.maxFailures {policy.max_failures})"
+        bound = f"recovery.maxFailures {policy.max_failures}"
+        words = f"{len(times)} groups failed within {policy.failure_window:.0f}s ({bound})"
         return max(until, 1.0), words
     if len(times) < 2:
         return 0.0, ""
@@ -210,8 +211,8 @@ def _update_one(
         return Rollout(retire=(oldest,))
     message = (
         f"updating {oldest.name} needs {policy.gpus_per_group} more GPUs or one group less: "
-        f"{shortage.message if shortage else 'surge is Never'}; {left} groups would be left, {policy.needed} are needed, "
-        f"update.maxUnavailable is {policy.max_unavailable}"
+        f"{shortage.message if shortage else 'surge is Never'}; {left} groups would be left, "
+        f"{policy.needed} are needed, update.maxUnavailable is {policy.max_unavailable}"
     )
     return Rollout(create=attempt, blocked=Shortage("NoSurgePossible", message))
 

@@ -1,0 +1,249 @@
+"""The composition root: what is built from what, in which order it starts and stops.
+
+Start: client, CRD check, local copies (warm on standbys too), Lease, queue, kopf last. kopf's return is the process's
+end: it owns the signals. Losing the Lease ends the process; there is no way back to being a standby.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+import kopf
+from kubernetes.aio.client import ApiClient, Configuration
+
+from berth.controller.arbiter import Arbiter
+from berth.controller.engine_files import engine_files
+from berth.controller.execute import Executor
+from berth.controller.reconcile import Reconciler
+from berth.controller.world import Key, World, pool_key
+from berth.core.plan import Defaults
+from berth.errors import BerthError
+from berth.handlers import build_registry
+from berth.kube import auth, clock
+from berth.kube.client import KubeClient
+from berth.kube.elector import Elector
+from berth.kube.errors import NotFound
+from berth.kube.events import EventRecorder
+from berth.kube.kinds import GPU_POOL, LLM_DEPLOYMENT, REPLICA_GROUP
+from berth.kube.limits import Limits
+from berth.kube.workqueue import WorkQueue
+from berth.labels import GROUP
+from berth.metrics import Metrics
+from berth.page import serve_page
+from berth.serving.monitor import Monitor
+from berth.serving.prober import Prober, TritonProber
+from berth.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+IMAGES = {
+    "pytorch": "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3",
+    "tensorrt": "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3",
+    "simulated": "berth-triton-simulated:0.1.0",
+}
+"""Engine image by backend, for deployments that name none. 26.07 carries TensorRT-LLM 1.2.1."""
+
+CAPACITY_SETTLE_SECONDS = 0.2
+"""Many pods and nodes change at once: those that wait for capacity ask once."""
+POOL_STATUS_SECONDS = 1.0
+"""A pool's status is written at most this often."""
+
+
+class App:
+    """One operator process. `stop` ends it in order; `ready` is set once it works as the leader."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        prober: Prober | None = None,
+        time_of_day: Callable[[], float] = time.time,
+        configuration: Configuration | None = None,
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.stop = asyncio.Event()
+        self.ready = asyncio.Event()
+        self._prober = prober or TritonProber()
+        self._time_of_day = time_of_day
+        self._configuration = configuration
+        self._queue: WorkQueue[Key]
+        self._arbiter: Arbiter
+        self._world: World
+        self._settling: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Work until `stop` is set; raises BerthError when the cluster or the Lease says that it cannot go on."""
+        async with AsyncExitStack() as stack:
+            settings = self.settings
+            configuration = self._configuration or await auth.configuration(settings.kubeconfig, settings.context)
+            api = await stack.enter_async_context(ApiClient(configuration))
+            elector = Elector(
+                KubeClient(api, metrics=self.metrics),
+                settings.lease_namespace,
+                settings.lease_name,
+                f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
+                duration=settings.lease_duration,
+                renew_deadline=settings.lease_renew_deadline,
+                retry=settings.lease_retry,
+                metrics=self.metrics,
+            )
+            limits = Limits(
+                per_second=settings.api_rate,
+                burst=settings.api_burst,
+                parallel=settings.api_parallel,
+                request_seconds=settings.api_timeout,
+            )
+            client = KubeClient(api, limits=limits, before_write=elector.check, metrics=self.metrics)
+            await _check_crds(client)
+            self._build(client)
+            await serve_page(stack, settings.listen_address, self.metrics, self._healthy, self._synced)
+            await self._work(elector, configuration)
+
+    def _build(self, client: KubeClient) -> None:
+        settings = self.settings
+        recorder = EventRecorder(client, "berth-operator", socket.gethostname(), metrics=self.metrics)
+        self._world = World(
+            client,
+            self._wake,
+            self._capacity_changed,
+            namespace=settings.namespace,
+            watch_seconds=settings.watch,
+            relist_seconds=settings.relist,
+            metrics=self.metrics,
+        )
+        self._arbiter = Arbiter(client, self._world, clock.now)
+        self._monitor = Monitor(self._prober, lambda key: self._wake(key), self._time_of_day, settings.canary_interval)
+        reconciler = Reconciler(
+            client,
+            self._world,
+            self._arbiter,
+            Executor(client, self._arbiter, self._prober, self._time_of_day),
+            self._monitor,
+            recorder,
+            Defaults(engine_files(), IMAGES),
+            self._time_of_day,
+            settings.resync,
+        )
+        self._recorder = recorder
+        self._queue = WorkQueue(reconciler.reconcile, workers=settings.workers, metrics=self.metrics)
+
+    async def _work(self, elector: Elector, configuration: Configuration) -> None:
+        """Copies first, then the Lease, then the work; the first part that ends, ends all."""
+        background = [asyncio.create_task(self._world.run(), name="copies")]
+        try:
+            await self._unless_stopped(self._world.synced(), background)
+            await self._unless_stopped(elector.acquire(), background)
+            _log.info("leading as %s", elector.identity)
+            background += [
+                asyncio.create_task(elector.hold(), name="lease"),
+                asyncio.create_task(self._recorder.run(), name="events"),
+                asyncio.create_task(self._queue.run(), name="queue"),
+            ]
+            for pool in self._world.pools.store.all():
+                self._wake(pool_key(pool["metadata"]["name"]))
+            self.ready.set()
+            await self._unless_stopped(self._kopf(configuration), background)
+        except _Stopped:
+            _log.info("stopped")
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await self._monitor.close()
+            await elector.release()
+
+    async def _kopf(self, configuration: Configuration) -> None:
+        def connection() -> kopf.ConnectionInfo:
+            return _connection(configuration)
+
+        everywhere = not self.settings.namespace
+        await kopf.operator(
+            registry=build_registry(self._wake, connection),
+            clusterwide=everywhere,
+            namespaces=() if everywhere else (self.settings.namespace,),
+            stop_flag=self.stop,
+            standalone=True,
+        )
+
+    async def _unless_stopped(self, work: object, background: list[asyncio.Task[None]]) -> None:
+        """Await `work`; raises what ended a background task first, or _Stopped."""
+        main = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        stopped = asyncio.create_task(self.stop.wait())
+        try:
+            done, _ = await asyncio.wait([main, stopped, *background], return_when=asyncio.FIRST_COMPLETED)
+            for task in background:
+                if task in done:
+                    task.result()
+                    raise BerthError(f"{task.get_name()} ended")
+            if main in done:
+                main.result()
+            if stopped in done:
+                raise _Stopped
+        finally:
+            main.cancel()
+            stopped.cancel()
+            await asyncio.gather(main, stopped, return_exceptions=True)
+
+    def _wake(self, key: object) -> None:
+        assert isinstance(key, Key)
+        if key.kind == "GPUPool":
+            self._queue.add_after(key, POOL_STATUS_SECONDS)
+        else:
+            self._queue.add(key)
+
+    def _capacity_changed(self) -> None:
+        if self._settling is None:
+            self._settling = asyncio.get_running_loop().call_later(CAPACITY_SETTLE_SECONDS, self._tell_those_who_wait)
+
+    def _tell_those_who_wait(self) -> None:
+        self._settling = None
+        for key in self._arbiter.waiting():
+            self._wake(key)
+        for pool in self._world.pools.store.all():
+            self._wake(pool_key(pool["metadata"]["name"]))
+
+    def _healthy(self) -> str:
+        """Why this process should be restarted; empty while all is well."""
+        if self.ready.is_set() and self._queue.lag() > 300:
+            return f"the oldest pass has not ended for {self._queue.lag():.0f} s"
+        return ""
+
+    def _synced(self) -> str:
+        """Why this replica could not take over now; empty when it could."""
+        missing = [r.kind.name for r in self._world.reflectors if not r.synced.is_set()]
+        return f"not yet listed: {', '.join(missing)}" if missing else ""
+
+
+class _Stopped(Exception):
+    """Somebody asked for an orderly end."""
+
+
+async def _check_crds(client: KubeClient) -> None:
+    for kind in (LLM_DEPLOYMENT, REPLICA_GROUP, GPU_POOL):
+        try:
+            await client.list(kind, page=1)
+        except NotFound:
+            raise BerthError(
+                f"the CustomResourceDefinition {kind.plural}.{GROUP} is not installed: kubectl apply -f crds/"
+            ) from None
+
+
+def _connection(configuration: Configuration) -> kopf.ConnectionInfo:
+    """kopf's credentials from the client's: token or client certificate, read anew at each login."""
+    token = (configuration.api_key or {}).get("authorization", "")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        scheme="Bearer" if token else None,
+        token=token.removeprefix("Bearer ").removeprefix("bearer ") or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        default_namespace="default",
+    )

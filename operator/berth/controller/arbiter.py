@@ -1,0 +1,250 @@
+"""The one place where GPUs are given away: checks and reserves, one demand at a time per pool.
+
+A reservation *is* a ReplicaGroup: it exists in the cluster before any of its pods, so a restart forgets nothing. What
+is taken = bound pods of anybody (Terminating ones too) + ReplicaGroups whose pods are not bound yet. Pods of others are
+read by node, before each commit on the nodes that were chosen. Pools with `provisioning: Autoscaled` and pods of
+foreign schedulers get no check of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from berth import labels
+from berth.api.gpupool import GPUPool
+from berth.controller.world import Key, World
+from berth.core import capacity, pools
+from berth.core.budgets import why_over_gpu_budget
+from berth.core.capacity import Demand, Placement, Request, serve_in_order
+from berth.core.nodes import NodeView, node_view
+from berth.core.observed import Shortage
+from berth.core.spread import SpreadGoal
+from berth.core.usage import PodUsage, Reservation, Usage, bound_pods, held_by, pod_request, pod_usage, usage_by_node
+from berth.errors import Conflict
+from berth.kube.client import KubeClient
+from berth.kube.errors import AlreadyExists
+from berth.kube.kinds import POD, REPLICA_GROUP, Object
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+FOREIGN_SECONDS = 30.0
+"""How long what others have on a node is believed without looking again; chosen nodes are always looked at."""
+ATTEMPTS = 8
+"""Choices of nodes before giving way to whoever keeps taking them."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One group that asks for room. `make` builds its ReplicaGroup for the nodes it gets."""
+
+    key: Key
+    group: int
+    pool: GPUPool
+    demand: Demand
+    goal: SpreadGoal | None
+    inherits_from: frozenset[str]
+    """UIDs of ReplicaGroups whose dying members' GPUs it may take over."""
+    own_check: bool
+    why_not: str | None
+    """Why nothing may be placed in the pool now, whatever is free."""
+    make: Callable[[tuple[str, ...]], Object]
+
+    @property
+    def name(self) -> str:
+        return f"{self.key.namespace}/{self.key.name} g{self.group}"
+
+
+@dataclass(frozen=True)
+class _Foreign:
+    pods: tuple[PodUsage, ...]
+    at: float
+
+
+class _Memo(Generic[T]):
+    """What was read from an object, until the object changes: each claim looks at every node and pod of a pool."""
+
+    def __init__(self, read: Callable[[Object, str], T]) -> None:
+        self._read = read
+        self._known: dict[tuple[str, str], tuple[str, T]] = {}
+
+    def get(self, obj: Object, resource_name: str) -> T:
+        metadata = obj["metadata"]
+        key = (metadata["uid"], resource_name)
+        known = self._known.get(key)
+        if known is None or known[0] != metadata["resourceVersion"]:
+            known = (metadata["resourceVersion"], self._read(obj, resource_name))
+            self._known[key] = known
+        return known[1]
+
+    def keep(self, uids: set[str]) -> None:
+        """Forget objects that are gone."""
+        if len(self._known) > 2 * len(uids) + 64:
+            self._known = {key: known for key, known in self._known.items() if key[0] in uids}
+
+
+class Arbiter:
+    """Serial per pool; `now` is monotonic seconds."""
+
+    def __init__(self, client: KubeClient, world: World, now: Callable[[], float]) -> None:
+        self._client = client
+        self._world = world
+        self._now = now
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._waiting: dict[str, dict[str, Claim]] = {}
+        self._foreign: dict[str, _Foreign] = {}
+        self._views = _Memo(lambda node, resource_name: node_view(node, None, resource_name))
+        self._usages = _Memo(pod_usage)
+        self._granted: dict[str, Reservation] = {}
+        """ReplicaGroups just created, by UID, until the local copy has them."""
+
+    async def reserve(self, claim: Claim) -> Shortage | None:
+        """Create the claim's ReplicaGroup on free nodes, or say why there are none."""
+        pool = claim.pool.metadata.name
+        if not claim.own_check:
+            await self._create(claim, ())
+            return None
+        async with self._locks[pool]:
+            if claim.why_not is not None:
+                return Shortage("WaitingForCapacity", claim.why_not)
+            nodes = self.nodes_of(claim.pool)
+            waiting = self._waiting.setdefault(pool, {})
+            waiting[claim.name] = claim
+            looked: set[str] = set()
+            for _ in range(ATTEMPTS):
+                over = self._why_over_budget(claim, nodes)
+                answer = capacity.Shortage(over, 0) if over else self._ask(claim, nodes, waiting)
+                if not isinstance(answer, Placement):
+                    return Shortage("WaitingForCapacity", answer.reason)
+                unseen = set() if claim.pool.spec.gpu_budget is not None else set(answer.nodes) - looked
+                if not unseen:
+                    await self._create(claim, answer.nodes)
+                    waiting.pop(claim.name, None)
+                    return None
+                for name in sorted(unseen):
+                    await self._look(name, claim.demand.resource_name)
+                looked |= unseen
+            return Shortage("WaitingForCapacity", f"others keep taking the free nodes of pool {pool}")
+
+    def forget(self, key: Key, groups: frozenset[int] = frozenset()) -> None:
+        """Only these groups of the deployment still ask for room."""
+        for waiting in self._waiting.values():
+            for name in [n for n, claim in waiting.items() if claim.key == key and claim.group not in groups]:
+                del waiting[name]
+
+    def waiting(self) -> frozenset[Key]:
+        """Deployments that were refused and should ask again when capacity changes."""
+        return frozenset(claim.key for waiting in self._waiting.values() for claim in waiting.values())
+
+    def all_nodes(self, resource_name: str) -> list[NodeView]:
+        """Every node of the cluster; one that nobody can read is left out, and said."""
+        views = []
+        for node in self._world.nodes.store.all():
+            try:
+                views.append(self._views.get(node, resource_name))
+            except ValueError as error:
+                _log.warning("left out: %s", error)
+        return views
+
+    def nodes_of(self, pool: GPUPool) -> list[NodeView]:
+        """The nodes of the pool."""
+        return pools.nodes_of(pool, self.all_nodes(pool.spec.resource_name))
+
+    def used(self, resource_name: str, nodes: Iterable[NodeView]) -> dict[str, Usage]:
+        """What is taken on these nodes, as far as is known."""
+        return usage_by_node(self._bound(resource_name, nodes), self._reservations(resource_name))
+
+    async def refresh(self, resource_name: str, nodes: Iterable[NodeView]) -> None:
+        """Look again at what others have on these nodes, where the last look is old."""
+        for node in nodes:
+            known = self._foreign.get(node.name)
+            if known is None or self._now() - known.at > FOREIGN_SECONDS:
+                await self._look(node.name, resource_name)
+
+    def _why_over_budget(self, claim: Claim, nodes: Sequence[NodeView]) -> str | None:
+        if claim.pool.spec.gpu_budget is None:
+            return None
+        used = self.used(claim.demand.resource_name, nodes)
+        held = sum(used[node.name].gpus for node in nodes if node.name in used)
+        return why_over_gpu_budget(claim.pool, held, claim.demand.gpus)
+
+    def _ask(self, claim: Claim, nodes: Sequence[NodeView], waiting: dict[str, Claim]) -> Placement | capacity.Shortage:
+        """The answer to `claim` after all that wait longer got theirs."""
+        resource = claim.demand.resource_name
+        bound = self._bound(resource, nodes)
+        requests = [
+            Request(other.name, other.demand, reusable=held_by(other.inherits_from, bound), goal=other.goal)
+            for other in waiting.values()
+        ]
+        position = list(waiting).index(claim.name)
+        answers = serve_in_order(
+            requests[: position + 1],
+            nodes,
+            usage_by_node(bound, self._reservations(resource)),
+            pool=claim.pool.metadata.name,
+        )
+        return answers[claim.name]
+
+    async def _look(self, node: str, resource_name: str) -> None:
+        listing = await self._client.list(POD, field_selector=f"spec.nodeName={node}")
+        others = [pod for pod in listing.items if not self._ours(pod)]
+        self._foreign[node] = _Foreign(tuple(bound_pods(others, resource_name)), self._now())
+
+    @staticmethod
+    def _ours(pod: Object) -> bool:
+        found = pod["metadata"].get("labels") or {}
+        return found.get(labels.MANAGED_BY) == labels.MANAGED_BY_VALUE and labels.DEPLOYMENT_UID in found
+
+    def _bound(self, resource_name: str, nodes: Iterable[NodeView]) -> list[PodUsage]:
+        names = {node.name for node in nodes}
+        foreign = [pod for name in names if name in self._foreign for pod in self._foreign[name].pods]
+        self._usages.keep({pod["metadata"]["uid"] for pod in self._world.pods.store.all()})
+        own = (self._usages.get(pod, resource_name) for pod in self._world.pods.store.all())
+        return [pod for pod in own if pod is not None] + foreign
+
+    def _reservations(self, resource_name: str) -> list[Reservation]:
+        """ReplicaGroups that hold nodes; their members count until the pods are bound."""
+        held = []
+        known = set()
+        for group in self._world.groups.store.all():
+            metadata, spec = group["metadata"], group["spec"]
+            known.add(metadata["uid"])
+            lifecycle = metadata.get("labels", {}).get(labels.LIFECYCLE)
+            if lifecycle in (labels.RESERVED, labels.COMMITTED) and "deletionTimestamp" not in metadata:
+                held.append(
+                    Reservation(
+                        metadata["uid"], tuple(spec.get("plannedNodes") or ()), self._member(group, resource_name)
+                    )
+                )
+        self._granted = {uid: granted for uid, granted in self._granted.items() if uid not in known}
+        return held + list(self._granted.values())
+
+    def _member(self, group: Object, resource_name: str) -> Usage:
+        """What one member asks for: from a pod that exists, else at least its GPUs."""
+        metadata, spec = group["metadata"], group["spec"]
+        pod = self._world.pods.store.get(metadata["namespace"], f"{metadata['name']}-0")
+        if pod is not None:
+            return pod_request(pod["spec"], resource_name)
+        allocation = spec["allocation"]
+        copy = allocation.get("tensorParallel", 1) * allocation.get("pipelineParallel", 1)
+        return Usage(gpus=copy // spec["members"])
+
+    async def _create(self, claim: Claim, nodes: tuple[str, ...]) -> None:
+        wanted = claim.make(nodes)
+        try:
+            created = await self._client.create(wanted)
+        except AlreadyExists:
+            metadata = wanted["metadata"]
+            created = await self._client.get(REPLICA_GROUP, metadata["namespace"], metadata["name"])
+            ours = (
+                created["metadata"].get("ownerReferences", [{}])[0].get("uid") == metadata["ownerReferences"][0]["uid"]
+            )
+            if not ours or "deletionTimestamp" in created["metadata"]:
+                raise Conflict(f"ReplicaGroup {metadata['name']} of another life is still there") from None
+        uid = created["metadata"]["uid"]
+        self._granted[uid] = Reservation(uid, tuple(created["spec"].get("plannedNodes") or ()), claim.demand.member)

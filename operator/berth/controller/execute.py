@@ -1,0 +1,207 @@
+"""The third step of a pass: carrying out a plan, order by order. Nothing is decided here.
+
+Creates go by POST: an object of that name that is already there counts as ours only by its owner's UID. Metadata and
+status go by server-side apply with the UID, which can neither resurrect nor hit another life of the object; deletes
+carry UID preconditions. What the API server refuses for good ends in the outcome, in its words, and stops nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from berth import labels
+from berth.controller.arbiter import Arbiter, Claim
+from berth.core import actions as do
+from berth.core import groups as group_life
+from berth.core.observed import Group, Member, Shortage
+from berth.core.status import Outcome
+from berth.errors import Conflict, Transient
+from berth.kube.client import KubeClient
+from berth.kube.errors import AlreadyExists, Forbidden, NotFound, Rejected
+from berth.kube.kinds import CONFIG_MAP, POD, REPLICA_GROUP, Kind, Object, kind_of
+from berth.serving.prober import Prober
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Progress:
+    """What was found out while carrying out one plan."""
+
+    shortages: dict[int, Shortage] = field(default_factory=dict)
+    conflicts: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+
+
+class Executor:
+    """Carries out the orders for one deployment at a time; `clock` gives Unix seconds."""
+
+    def __init__(self, client: KubeClient, arbiter: Arbiter, prober: Prober, clock: Callable[[], float]) -> None:
+        self._client = client
+        self._arbiter = arbiter
+        self._prober = prober
+        self._clock = clock
+
+    async def run(self, namespace: str, orders: tuple[do.Action, ...], claim: Callable[[do.Reserve], Claim]) -> Outcome:
+        """Carry out `orders`; raises Conflict or Transient where the rest has to wait for another look."""
+        done = _Progress()
+        for order in orders:
+            if done.conflicts and isinstance(order, do.Create | do.Reserve):
+                continue
+            try:
+                await self._carry_out(order, namespace, claim, done)
+            except (Rejected, Forbidden) as error:
+                _log.warning("refused: %s", error)
+                done.refusals.append(str(error))
+                await self._give_up(order)
+        return Outcome(done.shortages, tuple(done.conflicts), tuple(done.refusals))
+
+    async def _carry_out(
+        self,
+        order: do.Action,
+        namespace: str,
+        claim: Callable[[do.Reserve], Claim],
+        done: _Progress,
+    ) -> None:
+        match order:
+            case do.Ensure(manifest):
+                await self._ensure(manifest, done)
+            case do.Create(_, manifest):
+                await self._create(manifest)
+            case do.Reserve():
+                shortage = await self._arbiter.reserve(claim(order))
+                if shortage is not None:
+                    done.shortages[order.group] = shortage
+            case do.Mark(group, new_labels, annotations):
+                await self._mark(group, new_labels, annotations)
+            case do.Record(group, status):
+                await self._record(group, status)
+            case do.SetServing(member, serving):
+                await self._set_serving(namespace, member, serving)
+            case do.Restore(group, member):
+                await self._restore(namespace, group, member)
+            case do.Ungate(member):
+                patch = {"spec": {"schedulingGates": None}}
+                await _if_there(self._client.merge_patch(POD, namespace, member.name, patch, uid=member.uid))
+            case do.Drain(member):
+                await self._drain(member)
+            case do.DeleteMember(member, grace):
+                await self._delete(POD, namespace, member.name, member.uid, grace)
+            case do.DeleteGroup(group):
+                await self._delete(REPLICA_GROUP, namespace, group.name, group.uid, None)
+            case do.DeleteConfigMap(name, uid):
+                await self._delete(CONFIG_MAP, namespace, name, uid, None)
+            case _:
+                assert_never(order)
+
+    async def _ensure(self, manifest: Mapping[str, Any], done: _Progress) -> None:
+        wanted = dict(manifest)
+        metadata = wanted["metadata"]
+        kind = kind_of(wanted)
+        try:
+            await self._client.create(wanted)
+            return
+        except AlreadyExists:
+            found = await self._client.get(kind, metadata["namespace"], metadata["name"])
+        owners = {owner["uid"] for owner in metadata.get("ownerReferences", ())}
+        if not owners & {owner["uid"] for owner in found["metadata"].get("ownerReferences", ())}:
+            done.conflicts.append(f"{kind.name} {metadata['name']}")
+            return
+        if "deletionTimestamp" in found["metadata"]:
+            raise Transient(f"{kind.name} {metadata['name']} is still being deleted")
+        if wanted.get("immutable"):
+            wanted = {key: value for key, value in wanted.items() if key not in ("data", "immutable")}
+        wanted["metadata"] = {**metadata, "uid": found["metadata"]["uid"]}
+        await self._client.apply(wanted, labels.MANAGER)
+
+    async def _create(self, manifest: Mapping[str, Any]) -> None:
+        wanted = dict(manifest)
+        metadata = wanted["metadata"]
+        try:
+            await self._client.create(wanted)
+        except AlreadyExists:
+            found = await self._client.get(kind_of(wanted), metadata["namespace"], metadata["name"])
+            owner = metadata["ownerReferences"][0]["uid"]
+            ours = any(reference["uid"] == owner for reference in found["metadata"].get("ownerReferences", ()))
+            if not ours or "deletionTimestamp" in found["metadata"]:
+                raise Transient(f"{found['kind']} {metadata['name']} of another life is still there") from None
+
+    async def _mark(self, group: Group, new_labels: Mapping[str, str], annotations: Mapping[str, str]) -> None:
+        patch = {"metadata": {"labels": dict(new_labels), "annotations": dict(annotations)}}
+        namespace = group.manifest["metadata"]["namespace"]
+        await _if_there(self._client.merge_patch(REPLICA_GROUP, namespace, group.name, patch, uid=group.uid))
+
+    async def _record(self, group: Group, status: Mapping[str, Any]) -> None:
+        metadata = group.manifest["metadata"]
+        await _if_there(
+            self._client.apply(
+                {
+                    "apiVersion": labels.API_VERSION,
+                    "kind": "ReplicaGroup",
+                    "metadata": {"name": group.name, "namespace": metadata["namespace"], "uid": group.uid},
+                    "status": dict(status),
+                },
+                labels.MANAGER_STATUS,
+                subresource="status",
+            )
+        )
+
+    async def _set_serving(self, namespace: str, member: Member, serving: bool) -> None:
+        annotations = {labels.TOKEN_RESTARTS: str(member.restarts)} if serving else {}
+        await _if_there(
+            self._client.apply(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "metadata": {
+                        "name": member.name,
+                        "namespace": namespace,
+                        "uid": member.uid,
+                        "labels": {labels.SERVING: "true" if serving else "false"},
+                        "annotations": annotations,
+                    },
+                },
+                labels.MANAGER_SERVING,
+            )
+        )
+
+    async def _restore(self, namespace: str, group: Group, member: Member) -> None:
+        found = group.manifest["metadata"]["labels"]
+        ours = (labels.MANAGED_BY, labels.DEPLOYMENT, labels.DEPLOYMENT_UID, labels.GROUP_LABEL, labels.INCARNATION)
+        wanted = {key: found[key] for key in ours if key in found} | {
+            labels.REPLICA_GROUP: group.name,
+            labels.MEMBER: labels.LEADER if member.leader else labels.WORKER,
+            labels.MEMBER_INDEX: str(member.index),
+        }
+        patch = {"metadata": {"labels": wanted}}
+        await _if_there(self._client.merge_patch(POD, namespace, member.name, patch, uid=member.uid))
+
+    async def _drain(self, member: Member) -> None:
+        """A leader that cannot be told will be ended by its drain time-out instead."""
+        if member.ip is None:
+            return
+        try:
+            await self._prober.drain(member.ip)
+        except Transient as error:
+            _log.info("drain of %s: %s", member.name, error)
+
+    async def _delete(self, kind: Kind, namespace: str, name: str, uid: str, grace: int | None) -> None:
+        await _if_there(self._client.delete(kind, namespace, name, uid=uid, grace_seconds=grace))
+
+    async def _give_up(self, order: do.Action) -> None:
+        """A group that cannot be completed gives back what it holds."""
+        if isinstance(order, do.Create) and order.group is not None:
+            for released in group_life.retire(order.group, self._clock()):
+                if isinstance(released, do.Mark):
+                    await self._mark(released.group, released.labels, released.annotations)
+
+
+async def _if_there(request: Awaitable[Object | None]) -> None:
+    """Orders about an object that is gone, or has become another one, are void: the next look will tell."""
+    try:
+        await request
+    except (NotFound, Conflict) as error:
+        _log.debug("void: %s", error)

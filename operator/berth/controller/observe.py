@@ -1,0 +1,101 @@
+"""The first step of a pass: everything it will decide on, read once. No decision is made here.
+
+The LLMDeployment is read fresh. A member that is missing from the local copy is asked for by name before anybody may
+call it lost: a pod that lost its label leaves a label-selected watch just like one that was deleted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+from berth import labels
+from berth.api.llmdeployment import LLMDeployment, parse_llmdeployment
+from berth.controller import parse
+from berth.controller.world import Key, World
+from berth.core.observed import Answer, Group, Shortage, Snapshot
+from berth.core.render.names import pod_name
+from berth.kube.client import KubeClient
+from berth.kube.errors import NotFound
+from berth.kube.kinds import LLM_DEPLOYMENT, PERSISTENT_VOLUME_CLAIM, POD, Object
+
+
+class Observer:
+    """Makes snapshots. `clock` gives Unix seconds."""
+
+    def __init__(self, client: KubeClient, world: World, clock: Callable[[], float]) -> None:
+        self._client = client
+        self._world = world
+        self._clock = clock
+
+    async def read(self, key: Key) -> Object | None:
+        """The LLMDeployment as it is now; None if it is gone."""
+        try:
+            return await self._client.get(LLM_DEPLOYMENT, key.namespace, key.name)
+        except NotFound:
+            return None
+
+    async def snapshot(self, raw: Object, answers: Mapping[str, Answer], shortages: Mapping[int, Shortage]) -> Snapshot:
+        """Raises InvalidSpec if the stored object cannot be read by this release."""
+        deployment = parse_llmdeployment(raw)
+        uid = deployment.metadata.uid
+        return Snapshot(
+            deployment=deployment,
+            raw=raw,
+            groups=tuple(await self._groups(uid)),
+            answers=answers,
+            children=self._world.children_of(uid),
+            pools={pool["metadata"]["name"]: pool for pool in self._world.pools.store.all()},
+            shortages=shortages,
+            missing_claims=await self._missing_claims(deployment),
+            now=self._clock(),
+        )
+
+    async def _groups(self, uid: str) -> list[Group]:
+        pods = defaultdict(list)
+        for pod in self._world.pods_of(uid):
+            owner: Object = next((o for o in pod["metadata"].get("ownerReferences", ()) if o.get("controller")), {})
+            pods[owner.get("uid", "")].append(pod)
+        groups = []
+        for replica_group in self._world.groups_of(uid):
+            if not _owned_by(replica_group, uid):
+                continue
+            members = pods[replica_group["metadata"]["uid"]]
+            members += await self._strayed(replica_group, members)
+            groups.append(parse.group(replica_group, members))
+        return sorted(groups, key=lambda group: (group.group, group.incarnation))
+
+    async def _strayed(self, replica_group: Object, members: list[Object]) -> list[Object]:
+        """Members of a committed group that exist although the local copy lacks them."""
+        metadata, spec = replica_group["metadata"], replica_group["spec"]
+        if metadata.get("labels", {}).get(labels.LIFECYCLE) != labels.COMMITTED or len(members) >= spec["members"]:
+            return []
+        present = {pod["metadata"]["name"] for pod in members}
+        found = []
+        for index in range(spec["members"]):
+            name = pod_name(metadata["name"], index)
+            if name in present:
+                continue
+            try:
+                pod = await self._client.get(POD, metadata["namespace"], name)
+            except NotFound:
+                continue
+            if _owned_by(pod, metadata["uid"]):
+                found.append(pod)
+        return found
+
+    async def _missing_claims(self, deployment: LLMDeployment) -> frozenset[str]:
+        sources = (variant.source.persistent_volume_claim for variant in deployment.spec.model.variants)
+        missing = set()
+        for claim in {source.claim_name for source in sources if source is not None}:
+            try:
+                await self._client.get(PERSISTENT_VOLUME_CLAIM, deployment.metadata.namespace, claim)
+            except NotFound:
+                missing.add(claim)
+        return frozenset(missing)
+
+
+def _owned_by(obj: Object, uid: str) -> bool:
+    return any(
+        owner.get("uid") == uid and owner.get("controller") for owner in obj["metadata"].get("ownerReferences", ())
+    )

@@ -1,0 +1,78 @@
+"""One pass over one GPUPool: what it has and what is free, written to its status when that changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from berth import labels
+from berth.api.gpupool import GPUPool, parse_gpupool
+from berth.controller.arbiter import Arbiter
+from berth.controller.world import Key, World
+from berth.core.conditions import Condition, merge
+from berth.core.pools import PoolState, nodes_of, pool_status
+from berth.errors import InvalidSpec
+from berth.kube.client import KubeClient
+from berth.kube.errors import NotFound
+from berth.kube.kinds import Object
+
+REFRESH_SECONDS = 60.0
+"""How often what others have on the pool's nodes is looked at again."""
+
+
+class PoolReconciler:
+    """Passes over pools; `clock` gives Unix seconds."""
+
+    def __init__(self, client: KubeClient, world: World, arbiter: Arbiter, clock: Callable[[], float]) -> None:
+        self._client = client
+        self._world = world
+        self._arbiter = arbiter
+        self._clock = clock
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Bring the pool's status up to date; returns when to look again, in seconds."""
+        raw = self._world.pools.store.get(None, key.name)
+        if raw is None:
+            return None
+        stored = raw.get("status") or {}
+        generation = int(raw["metadata"].get("generation", 1))
+        try:
+            pool = parse_gpupool(raw)
+        except InvalidSpec as error:
+            condition = Condition("Accepted", False, error.reason, str(error))
+            merged = merge([condition], stored.get("conditions") or (), generation, self._clock())
+            await self._write(raw, {**stored, "conditions": merged})
+            return None
+        if pool.spec.gpu_budget is None:
+            await self._arbiter.refresh(pool.spec.resource_name, self._arbiter.nodes_of(pool))
+        await self._write(raw, self.state(pool).status(stored, generation, self._clock()))
+        return REFRESH_SECONDS
+
+    def state(self, pool: GPUPool) -> PoolState:
+        """The pool as of now, from the local copies."""
+        everything = self._arbiter.all_nodes(pool.spec.resource_name)
+        used = self._arbiter.used(pool.spec.resource_name, nodes_of(pool, everything))
+        return pool_status(pool, self._readable_pools(), everything, used)
+
+    def _readable_pools(self) -> list[GPUPool]:
+        found = []
+        for raw in self._world.pools.store.all():
+            try:
+                found.append(parse_gpupool(raw))
+            except InvalidSpec:
+                continue  # says so in its own status
+        return found
+
+    async def _write(self, raw: Object, status: Object) -> None:
+        if status == (raw.get("status") or {}):
+            return
+        metadata = raw["metadata"]
+        body = {
+            "apiVersion": labels.API_VERSION,
+            "kind": "GPUPool",
+            "metadata": {"name": metadata["name"], "uid": metadata["uid"]},
+            "status": status,
+        }
+        try:
+            await self._client.apply(body, labels.MANAGER_STATUS, subresource="status")
+        except NotFound:
+            return

@@ -1,0 +1,207 @@
+"""The story of one pass: observe, plan, execute, write the status once. Level-triggered; safe to stop anywhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from berth import labels
+from berth.api.llmdeployment import LLMDeployment
+from berth.controller.arbiter import Arbiter, Claim
+from berth.controller.execute import Executor
+from berth.controller.observe import Observer
+from berth.controller.pools import PoolReconciler
+from berth.controller.world import Key, World
+from berth.core import actions as do
+from berth.core.announce import announcements
+from berth.core.conditions import ACCEPTED, READY, Condition, merge
+from berth.core.groups import State
+from berth.core.observed import Shortage, Snapshot
+from berth.core.plan import Defaults, Plan, Wanted, make_plan
+from berth.core.render import DeploymentRef, demand, render_replica_group
+from berth.core.spread import SpreadGoal, standing_in
+from berth.core.status import Outcome, build_status
+from berth.errors import InvalidSpec, Transient
+from berth.kube.client import KubeClient
+from berth.kube.errors import NotFound
+from berth.kube.events import EventRecorder
+from berth.kube.kinds import Object
+from berth.serving.monitor import Monitor, question
+
+_log = logging.getLogger(__name__)
+
+RETRY_CAPACITY_SECONDS = 15.0
+"""Pods of others come and go unseen: a deployment that waits for GPUs asks again this often."""
+RETRY_CONFLICT_SECONDS = 30.0
+"""How often a name that is taken, or a claim that is missing, is looked for again."""
+
+
+@dataclass
+class _Memory:
+    """What is remembered of a deployment between passes; losing it costs a pass, never a decision."""
+
+    shortages: dict[int, Shortage] = field(default_factory=dict)
+
+
+class Reconciler:
+    """Passes over deployments and pools. `clock` gives Unix seconds."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        world: World,
+        arbiter: Arbiter,
+        executor: Executor,
+        monitor: Monitor,
+        recorder: EventRecorder,
+        defaults: Defaults,
+        clock: Callable[[], float],
+        resync_seconds: float,
+    ) -> None:
+        self._client = client
+        self._world = world
+        self._arbiter = arbiter
+        self._executor = executor
+        self._monitor = monitor
+        self._recorder = recorder
+        self._defaults = defaults
+        self._resync = resync_seconds
+        self._observer = Observer(client, world, clock)
+        self._pools = PoolReconciler(client, world, arbiter, clock)
+        self._clock = clock
+        self._memories: dict[Key, _Memory] = {}
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One pass over `key`; returns when the next is due, in seconds."""
+        if key.kind == "GPUPool":
+            return await self._pools.reconcile(key)
+        raw = await self._observer.read(key)
+        if raw is None:
+            self._forget(key)
+            return None
+        memory = self._memories.setdefault(key, _Memory())
+        try:
+            snapshot = await self._observer.snapshot(raw, self._monitor.answers(key), memory.shortages)
+        except InvalidSpec as error:
+            await self._refuse(raw, error)
+            return None
+        return await self._pass(key, snapshot, memory)
+
+    async def _pass(self, key: Key, snapshot: Snapshot, memory: _Memory) -> float | None:
+        plan = make_plan(snapshot, self._defaults, needed_groups)
+        outcome = await self._executor.run(
+            key.namespace, plan.actions, lambda order: self._claim(key, snapshot, plan, order)
+        )
+        memory.shortages = dict(outcome.shortages)
+        self._arbiter.forget(key, frozenset(outcome.shortages))
+        self._ask(key, snapshot, plan)
+        await self._write_status(snapshot, plan, outcome)
+        if outcome.refusals:
+            raise Transient(f"{key}: {outcome.refusals[0]}")
+        return self._next(plan, outcome)
+
+    def _next(self, plan: Plan, outcome: Outcome) -> float:
+        delays = [self._resync]
+        if plan.requeue_after is not None:
+            delays.append(plan.requeue_after)
+        if outcome.shortages:
+            delays.append(RETRY_CAPACITY_SECONDS)
+        if outcome.name_conflicts or plan.refusal is not None:
+            delays.append(RETRY_CONFLICT_SECONDS)
+        return min(delays)
+
+    def _claim(self, key: Key, snapshot: Snapshot, plan: Plan, order: do.Reserve) -> Claim:
+        wanted = plan.wanted
+        assert wanted is not None, "groups are only reserved for a resolved placement"
+        deployment = snapshot.deployment
+        reference = DeploymentRef.of(deployment)
+        scheduler = deployment.spec.pod.scheduler_name
+        return Claim(
+            key=key,
+            group=order.group,
+            pool=wanted.pool,
+            demand=demand(wanted.template),
+            goal=self._goal(snapshot, plan, wanted, order.group),
+            inherits_from=frozenset(
+                group.uid for group in snapshot.groups if plan.judgements[group.name].state is State.FAILED
+            ),
+            why_not=self._pools.state(wanted.pool).why_not_usable,
+            own_check=wanted.pool.spec.provisioning == "Static" and scheduler in (None, "default-scheduler"),
+            make=lambda nodes: render_replica_group(
+                wanted.template, reference, order.group, order.incarnation, planned_nodes=nodes
+            ),
+        )
+
+    def _goal(self, snapshot: Snapshot, plan: Plan, wanted: Wanted, group: int) -> SpreadGoal:
+        spread = snapshot.deployment.spec.replica_groups.spread
+        nodes = {node.name: node for node in self._arbiter.nodes_of(wanted.pool)}
+        staying = (other for other in snapshot.groups if other.alive and other.group != group)
+        standing = [[nodes[name] for name in other.planned_nodes if name in nodes] for other in staying]
+        return SpreadGoal(
+            spread.topology_key,
+            wanted.count,
+            plan.needed,
+            standing_in(standing, spread.topology_key),
+            required=spread.when_unsatisfiable == "Require",
+        )
+
+    def _ask(self, key: Key, snapshot: Snapshot, plan: Plan) -> None:
+        questions = (question(member, draining=draining) for member, draining in plan.questions)
+        alive = frozenset(group.leader.uid for group in snapshot.groups if group.leader is not None)
+        self._monitor.ask(key, frozenset(each for each in questions if each is not None), alive)
+
+    async def _write_status(self, snapshot: Snapshot, plan: Plan, outcome: Outcome) -> None:
+        status = build_status(snapshot, plan, outcome)
+        stored = snapshot.raw.get("status") or {}
+        if status == stored:
+            return
+        await self._apply_status(dict(snapshot.raw), status)
+        judged = [(group, plan.judgements[group.name]) for group in snapshot.groups]
+        for news in announcements(stored, status, judged):
+            self._recorder.record(
+                dict(snapshot.raw),
+                news.reason,
+                news.note,
+                action=news.action,
+                type_="Warning" if news.warning else "Normal",
+            )
+
+    async def _refuse(self, raw: Object, error: InvalidSpec) -> None:
+        """Say what is wrong with an object that this release cannot even read; its groups are left as they are."""
+        generation = int(raw["metadata"].get("generation", 1))
+        stored = raw.get("status") or {}
+        conditions = [
+            Condition(ACCEPTED, False, "InvalidSpec", str(error)),
+            Condition(READY, False, "NotAccepted", "see condition Accepted"),
+        ]
+        merged = merge(conditions, stored.get("conditions") or (), generation, self._clock())
+        kept = [old for old in stored.get("conditions") or () if old["type"] not in (ACCEPTED, READY)]
+        summary = {**(stored.get("summary") or {}), "message": f"Not accepted: {error}"[:1024]}
+        status = {**stored, "observedGeneration": generation, "conditions": merged + kept, "summary": summary}
+        if status != stored:
+            await self._apply_status(raw, status)
+
+    async def _apply_status(self, raw: Object, status: dict[str, Any]) -> None:
+        metadata = raw["metadata"]
+        body = {
+            "apiVersion": labels.API_VERSION,
+            "kind": "LLMDeployment",
+            "metadata": {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]},
+            "status": status,
+        }
+        try:
+            await self._client.apply(body, labels.MANAGER_STATUS, subresource="status")
+        except NotFound:
+            _log.debug("%s is gone", metadata["name"])
+
+    def _forget(self, key: Key) -> None:
+        self._memories.pop(key, None)
+        self._monitor.ask(key, frozenset(), frozenset())
+        self._arbiter.forget(key)
+
+
+def needed_groups(deployment: LLMDeployment, wanted: Wanted) -> int:
+    """Groups that must serve: what the user demands, never more than there are to be."""
+    return min(deployment.spec.replica_groups.min_available, wanted.count)

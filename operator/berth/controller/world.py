@@ -1,0 +1,195 @@
+"""Everything Berth keeps a local copy of, and which deployment a change belongs to.
+
+LLMDeployments themselves are read fresh at each pass (kopf wakes their keys); everything Berth wrote for them, the
+nodes and the pools come from reflectors. Own writes are not put into the copies: the watch brings them, and names are
+deterministic, so that acting twice on an old copy does nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from berth import labels
+from berth.kube.client import KubeClient
+from berth.kube.kinds import (
+    CONFIG_MAP,
+    GPU_POOL,
+    NODE,
+    POD,
+    POD_DISRUPTION_BUDGET,
+    REPLICA_GROUP,
+    SERVICE,
+    Kind,
+    Object,
+)
+from berth.kube.reflector import OnChange, Reflector, trim
+from berth.metrics import Metrics
+
+BY_DEPLOYMENT = "deployment"
+"""Index of children by UID of their LLMDeployment."""
+CHILD_KINDS = (SERVICE, POD_DISRUPTION_BUDGET, CONFIG_MAP)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a pass is about."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+def deployment_key(namespace: str, name: str) -> Key:
+    return Key("LLMDeployment", namespace, name)
+
+
+def pool_key(name: str) -> Key:
+    return Key("GPUPool", "", name)
+
+
+class World:
+    """The local copies. `wake` gets the key of each deployment or pool that a change concerns."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        wake: Callable[[Key], None],
+        capacity_changed: Callable[[], None],
+        *,
+        namespace: str | None = None,
+        watch_seconds: float = 15.0,
+        relist_seconds: float = 600.0,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._wake = wake
+        self._capacity_changed = capacity_changed
+        own = f"{labels.MANAGED_BY}={labels.MANAGED_BY_VALUE},{labels.DEPLOYMENT_UID}"
+
+        def reflect(
+            kind: Kind, on_change: OnChange, transform: Callable[[Object], Object] = trim, *, ours: bool = True
+        ) -> Reflector:
+            return Reflector(
+                client,
+                kind,
+                namespace=(namespace or None) if kind.namespaced else None,
+                label_selector=own if ours else None,
+                on_change=on_change,
+                transform=transform,
+                indexes={BY_DEPLOYMENT: _deployment_uid} if ours else {},
+                watch_seconds=watch_seconds,
+                relist_seconds=relist_seconds,
+                metrics=metrics,
+            )
+
+        self.groups = reflect(REPLICA_GROUP, self._held_something)
+        self.pods = reflect(POD, self._held_something, _slim_pod)
+        self.children = {kind.name: reflect(kind, self._child, _slim_child) for kind in CHILD_KINDS}
+        self.nodes = reflect(NODE, self._node, _slim_node, ours=False)
+        self.pools = reflect(GPU_POOL, self._pool, ours=False)
+
+    @property
+    def reflectors(self) -> Iterable[Reflector]:
+        return (self.groups, self.pods, *self.children.values(), self.nodes, self.pools)
+
+    async def run(self) -> None:
+        """Keep all copies true until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for reflector in self.reflectors:
+                tasks.create_task(reflector.run())
+
+    async def synced(self) -> None:
+        """Return once every copy is complete."""
+        for reflector in self.reflectors:
+            await reflector.synced.wait()
+
+    def groups_of(self, uid: str) -> Iterable[Object]:
+        return self.groups.store.by_index(BY_DEPLOYMENT, uid)
+
+    def pods_of(self, uid: str) -> Iterable[Object]:
+        return self.pods.store.by_index(BY_DEPLOYMENT, uid)
+
+    def children_of(self, uid: str) -> Mapping[tuple[str, str], Object]:
+        return {
+            (kind, child["metadata"]["name"]): child
+            for kind, reflector in self.children.items()
+            for child in reflector.store.by_index(BY_DEPLOYMENT, uid)
+        }
+
+    def _child(self, old: Object | None, new: Object | None) -> None:
+        metadata = (new or old or {})["metadata"]
+        name = metadata.get("labels", {}).get(labels.DEPLOYMENT)
+        if name:
+            self._wake(deployment_key(metadata["namespace"], name))
+
+    def _held_something(self, old: Object | None, new: Object | None) -> None:
+        self._child(old, new)
+        if old is None or new is None or _ended(old) != _ended(new):
+            self._capacity_changed()
+
+    def _node(self, old: Object | None, new: Object | None) -> None:
+        if old is None or new is None or _room(old) != _room(new):
+            self._capacity_changed()
+
+    def _pool(self, old: Object | None, new: Object | None) -> None:
+        if old is None or new is None or old["metadata"].get("generation") != new["metadata"].get("generation"):
+            self._wake(pool_key((new or old or {})["metadata"]["name"]))
+            self._capacity_changed()
+
+
+def _deployment_uid(obj: Object) -> Iterable[str]:
+    return (obj["metadata"].get("labels", {}).get(labels.DEPLOYMENT_UID, ""),)
+
+
+def _ended(obj: Object) -> bool:
+    return (obj.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def _room(node: Object) -> tuple[Any, ...]:
+    """What of a node decides whether pods find room there."""
+    ready = [c.get("status") for c in node["status"].get("conditions", ()) if c.get("type") == "Ready"]
+    spec = node.get("spec", {})
+    return (
+        ready,
+        spec.get("unschedulable"),
+        spec.get("taints"),
+        node["status"].get("allocatable"),
+        node["metadata"].get("labels"),
+    )
+
+
+def _slim_pod(pod: Object) -> Object:
+    """A pod without what no pass reads: volumes, probes and environment are most of it."""
+    trim(pod)
+    spec = pod["spec"]
+    kept = ("nodeName", "schedulingGates", "overhead", "resources")
+    slim = {key: spec[key] for key in kept if key in spec}
+    for part in ("containers", "initContainers"):
+        if part in spec:
+            slim[part] = [
+                {key: container[key] for key in ("name", "resources", "restartPolicy") if key in container}
+                for container in spec[part]
+            ]
+    pod["spec"] = slim
+    return pod
+
+
+def _slim_child(child: Object) -> Object:
+    """ConfigMaps are immutable and named by their content: only their names are ever read."""
+    trim(child)
+    if child.get("kind") == "ConfigMap":
+        child.pop("data", None)
+    return child
+
+
+def _slim_node(node: Object) -> Object:
+    """Image lists are the largest part of a node and nobody here reads them."""
+    trim(node)
+    status = node.get("status", {})
+    node["status"] = {key: status[key] for key in ("capacity", "allocatable", "conditions") if key in status}
+    return node

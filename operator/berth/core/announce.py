@@ -1,0 +1,63 @@
+"""Events for people: what changed between the stored status and the new one. Pure; only transitions speak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from berth.core import conditions as c
+from berth.core.groups import Judgement, State
+from berth.core.observed import Group
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """One Event: `reason` is why (CamelCase), `action` what Berth did or tried, `note` is for people."""
+
+    reason: str
+    action: str
+    note: str
+    warning: bool = False
+
+
+_GOOD_WHEN_TRUE: Final = (c.ACCEPTED, c.PLACED, c.AVAILABLE, c.READY)
+_BAD_WHEN_TRUE: Final = (c.DEGRADED, c.STALLED)
+
+
+def announcements(
+    before: Mapping[str, Any], after: Mapping[str, Any], judged: Iterable[tuple[Group, Judgement]]
+) -> list[Announcement]:
+    """What to tell about a pass that turns status `before` into `after`."""
+    return [*_of_groups(judged), *_of_conditions(before, after)]
+
+
+def _of_groups(judged: Iterable[tuple[Group, Judgement]]) -> Iterable[Announcement]:
+    for group, judgement in judged:
+        recorded = group.recorded.get("state")
+        if recorded == judgement.state.value:
+            continue
+        where = f"g{group.group} (incarnation {group.incarnation}, pool {group.pool})"
+        if judgement.state is State.FAILED:
+            yield Announcement("GroupFailed", "Replace", f"{where}: {judgement.reason}: {judgement.message}", True)
+        elif judgement.state is State.SERVING and recorded != State.WARMING.value:
+            yield Announcement("GroupServing", "Serve", f"{where} serves")
+        elif judgement.state is State.SERVING:
+            yield Announcement("GroupServing", "Serve", f"{where} answered with a token and serves")
+        elif judgement.state is State.RESERVED and recorded is None:
+            nodes = ", ".join(group.planned_nodes) or "nodes of the scheduler's choice"
+            yield Announcement("GroupReserved", "Reserve", f"{where} reserved {nodes}")
+
+
+def _of_conditions(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[Announcement]:
+    old = {condition.get("type"): condition for condition in before.get("conditions") or ()}
+    for condition in after["conditions"]:
+        kind, status = condition["type"], condition["status"]
+        known = old.get(kind)
+        if known is not None and known.get("status") == status:
+            continue
+        bad = (kind in _GOOD_WHEN_TRUE and status == "False") or (kind in _BAD_WHEN_TRUE and status == "True")
+        news = known is not None or (bad and kind in (c.ACCEPTED, c.STALLED))
+        if news and (bad or kind in (c.ACCEPTED, c.READY)):
+            reason = condition["reason"]
+            yield Announcement(reason, "Reconcile", f"{kind} is {status}: {condition['message']}", bad)

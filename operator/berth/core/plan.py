@@ -1,0 +1,236 @@
+"""One pass, decided: from everything observed to everything to be done. Pure.
+
+The whole wanted state is compared with the whole observed state at every pass; what happened before matters only
+through what can be observed. Order of the orders: traffic off first, then what every deployment needs (Services,
+disruption budget, configuration), then groups, then what is left over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from berth import labels
+from berth.api.common import seconds
+from berth.api.gpupool import GPUPool, parse_gpupool
+from berth.api.llmdeployment import LLMDeployment
+from berth.api.placement import Allocation
+from berth.core import groups as group_life
+from berth.core.accept import accept, wanted_groups
+from berth.core.actions import Action, DeleteConfigMap, Ensure, Mark, Record, Reserve, Restore, SetServing
+from berth.core.drift import drifted
+from berth.core.groups import GroupPolicy, Judgement
+from berth.core.observed import Group, Member, Snapshot
+from berth.core.render import (
+    DeploymentRef,
+    GroupTemplate,
+    drain_seconds,
+    group_template,
+    render_config_map,
+    render_disruption_budget,
+    render_group_service,
+    render_pods,
+    render_services,
+)
+from berth.core.rollout import Rollout, RolloutPolicy, plan_rollout
+from berth.errors import InvalidSpec
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What the operator brings to every plan: its engine library and the images it was released with."""
+
+    engine_files: Mapping[str, str]
+    images: Mapping[str, str]
+    """Image by backend, for deployments that name none."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the spec asks for, resolved: the allocation, its pool, and the template of each group."""
+
+    allocation: Allocation
+    pool: GPUPool
+    template: GroupTemplate
+    count: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do now and what it was decided from."""
+
+    actions: tuple[Action, ...] = ()
+    judgements: Mapping[str, Judgement] = field(default_factory=dict)
+    """By name of the ReplicaGroup."""
+    wanted: Wanted | None = None
+    needed: int = 0
+    rollout: Rollout = field(default_factory=Rollout)
+    refusal: InvalidSpec | None = None
+    questions: tuple[tuple[Member, bool], ...] = ()
+    """Leaders to ask; True asks whether they have drained, False for a token."""
+    requeue_after: float | None = None
+
+
+def make_plan(snapshot: Snapshot, defaults: Defaults, needed: Callable[[LLMDeployment, Wanted], int]) -> Plan:
+    """The plan of one pass. `needed` says how many groups must serve."""
+    deployment = snapshot.deployment
+    try:
+        wanted: Wanted | None = resolve(snapshot, defaults)
+        refusal = None
+    except InvalidSpec as error:
+        wanted, refusal = None, error
+    judgements = {group.name: _judge(group, snapshot, wanted) for group in snapshot.groups}
+    must_serve = needed(deployment, wanted) if wanted else deployment.spec.replica_groups.min_available
+    if deployment.metadata.deletion_timestamp:
+        return Plan(judgements=judgements, wanted=wanted, needed=must_serve, refusal=refusal)
+    rollout = _rollout(snapshot, wanted, judgements, must_serve) if wanted else Rollout()
+    for group in rollout.expired:
+        message = f"did not serve within update.deadline {deployment.spec.update.deadline}"
+        judgements[group.name] = group_life.fail(group, "DeadlineExceeded", message, snapshot.now)
+    questions = _questions(snapshot.groups, judgements)
+    requeue = _soonest([*(j.requeue_after for j in judgements.values()), rollout.retry_after])
+    if deployment.spec.pause == "All":
+        return Plan((), judgements, wanted, must_serve, rollout, refusal, (), requeue)
+    orders = [order for group in snapshot.groups for order in _group_orders(group, judgements[group.name], snapshot)]
+    cuts = [order for order in orders if isinstance(order, SetServing) and not order.serving]
+    actions: list[Action] = [*cuts]
+    if wanted is not None:
+        actions += _children(snapshot, wanted)
+    actions += [order for order in orders if order not in cuts]
+    if wanted is not None:
+        for group in rollout.retire:
+            actions += group_life.retire(group, snapshot.now)
+        actions += [Reserve(new.group, new.incarnation, new.reason) for new in rollout.create]
+        actions += _left_over(snapshot, wanted)
+    return Plan(tuple(actions), judgements, wanted, must_serve, rollout, refusal, questions, requeue)
+
+
+def resolve(snapshot: Snapshot, defaults: Defaults) -> Wanted:
+    """The allocation in force and the template of its groups. Raises InvalidSpec with the reason."""
+    deployment = snapshot.deployment
+    pools = {name: parse_gpupool(raw) for name, raw in snapshot.pools.items()}
+    accept(deployment, pools, snapshot.missing_claims)
+    if not deployment.spec.fixed_allocations:
+        raise InvalidSpec(
+            "PlannerUnavailable",
+            "spec.placement.mode: Auto is not available in this release: use mode Fixed with fixed.allocations",
+        )
+    allocation = deployment.spec.fixed_allocations[0]
+    pool = pools[allocation.pool]
+    image = _image(snapshot, defaults, allocation, pool)
+    template = group_template(deployment, allocation, pool, image, defaults.engine_files)
+    return Wanted(allocation, pool, template, wanted_groups(deployment, allocation))
+
+
+def _image(snapshot: Snapshot, defaults: Defaults, allocation: Allocation, pool: GPUPool) -> str:
+    """The engine image of this revision: the user's, else the one its groups already run, else this release's.
+
+    Taking it from the groups keeps a deployment on its image when the operator is upgraded or status is wiped.
+    """
+    deployment = snapshot.deployment
+    if deployment.spec.engine.image:
+        return deployment.spec.engine.image
+    variant = deployment.spec.model.variant(allocation.variant)
+    backend = (variant.backend if variant else None) or deployment.spec.engine.backend
+    default = defaults.images[backend]
+    template_hash = group_template(deployment, allocation, pool, default, defaults.engine_files).template_hash
+    same = [group for group in snapshot.groups if group.template_hash == template_hash and group.image]
+    return max(same, key=lambda group: (group.created_at, group.name)).image if same else default
+
+
+def _judge(group: Group, snapshot: Snapshot, wanted: Wanted | None) -> Judgement:
+    recovery = snapshot.deployment.spec.replica_groups.recovery
+    policy = GroupPolicy(seconds(recovery.window), drain_seconds(snapshot.deployment.spec))
+    manifests = None
+    if (
+        wanted is not None
+        and group.template_hash == wanted.template.template_hash
+        and group.lifecycle == labels.RESERVED
+    ):
+        manifests = render_pods(wanted.template, group.manifest)
+    answer = snapshot.answers.get(group.leader.uid) if group.leader else None
+    return group_life.judge(group, answer, policy, snapshot.now, manifests)
+
+
+def _rollout(snapshot: Snapshot, wanted: Wanted, judgements: Mapping[str, Judgement], needed: int) -> Rollout:
+    spec = snapshot.deployment.spec
+    recovery = spec.replica_groups.recovery
+    policy = RolloutPolicy(
+        wanted=wanted.count,
+        needed=needed,
+        template_hash=wanted.template.template_hash,
+        gpus_per_group=wanted.allocation.gpus,
+        gpu_limit=spec.objectives.limits.gpus,
+        surge=spec.update.surge == "WhenCapacity",
+        max_unavailable=spec.update.max_unavailable,
+        max_failures=recovery.max_failures,
+        failure_window=seconds(recovery.window),
+        initial_backoff=seconds(recovery.initial_backoff),
+        max_backoff=seconds(recovery.max_backoff),
+        deadline=seconds(spec.update.deadline),
+        changes_allowed=spec.pause == "None",
+    )
+    serving = frozenset(name for name, judgement in judgements.items() if judgement.serving)
+    marked = [_as_marked(group, judgements[group.name], snapshot.now) for group in snapshot.groups]
+    jitter = int(snapshot.deployment.metadata.uid.replace("-", "")[-4:] or "0", 16) / 0x10000
+    return plan_rollout(marked, serving, snapshot.shortages, policy, snapshot.now, jitter)
+
+
+def _as_marked(group: Group, judgement: Judgement, now: float) -> Group:
+    """The group as it will be once this pass's mark is written, so that a lost one is replaced in the same pass."""
+    for action in judgement.actions:
+        if isinstance(action, Mark) and labels.LIFECYCLE in action.labels:
+            lifecycle = action.labels[labels.LIFECYCLE]
+            return replace(group, lifecycle=lifecycle, failed_at=now if lifecycle == labels.FAILED else group.failed_at)
+    return group
+
+
+def _group_orders(group: Group, judgement: Judgement, snapshot: Snapshot) -> list[Action]:
+    orders: list[Action] = [Restore(group, member) for member in group.members if not member.labels_intact]
+    orders += judgement.actions
+    status = group_life.group_status(group, judgement, snapshot.now)
+    if status != group.recorded:
+        orders.append(Record(group, status))
+    return orders
+
+
+def _children(snapshot: Snapshot, wanted: Wanted) -> list[Action]:
+    """Objects every deployment needs, where they are missing or say something else."""
+    reference = DeploymentRef.of(snapshot.deployment)
+    manifests: list[Mapping[str, Any]] = [*render_services(reference), render_disruption_budget(reference)]
+    if any(group.alive and group.config_map == wanted.template.config_map_name for group in snapshot.groups):
+        manifests.append(render_config_map(wanted.template))
+    manifests += [
+        render_group_service(group.manifest) for group in snapshot.groups if group.alive and group.wanted_members > 1
+    ]
+    found = snapshot.children
+    orders: list[Action] = []
+    for manifest in manifests:
+        have = found.get((manifest["kind"], manifest["metadata"]["name"]))
+        if have is None or drifted(manifest, have):
+            orders.append(Ensure(manifest))
+    return orders
+
+
+def _left_over(snapshot: Snapshot, wanted: Wanted) -> list[Action]:
+    """ConfigMaps that no incarnation refers to any more."""
+    used = {group.config_map for group in snapshot.groups} | {wanted.template.config_map_name}
+    return [
+        DeleteConfigMap(name, str(manifest["metadata"]["uid"]))
+        for (kind, name), manifest in snapshot.children.items()
+        if kind == "ConfigMap" and name not in used and "deletionTimestamp" not in manifest["metadata"]
+    ]
+
+
+def _questions(groups: tuple[Group, ...], judgements: Mapping[str, Judgement]) -> tuple[tuple[Member, bool], ...]:
+    return tuple(
+        (group.leader, group.lifecycle == labels.RETIRING)
+        for group in groups
+        if judgements[group.name].needs_answer and group.leader is not None
+    )
+
+
+def _soonest(delays: list[float | None]) -> float | None:
+    known = [delay for delay in delays if delay is not None]
+    return max(0.0, min(known)) if known else None

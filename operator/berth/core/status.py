@@ -1,0 +1,328 @@
+"""What one pass says about a deployment: conditions, counts and the one line that tells the truth. Pure.
+
+Status is output: the only things read back are times and the last failover. Figures that are unknown are absent ("-" in
+the summary), never 0. A pass that finds nothing new builds exactly the status that is stored.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from berth import labels
+from berth.core import conditions as c
+from berth.core.conditions import Condition, merge
+from berth.core.groups import Judgement, State
+from berth.core.observed import Group, Shortage, Snapshot
+from berth.core.plan import Plan, Wanted
+from berth.core.timestamps import timestamp
+
+UNKNOWN = "-"
+MAX_GROUPS_LISTED = 100
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened when the plan was carried out, beyond success."""
+
+    shortages: Mapping[int, Shortage]
+    name_conflicts: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
+    """Writes the API server refused for good, in its words."""
+
+
+def build_status(snapshot: Snapshot, plan: Plan, outcome: Outcome) -> dict[str, Any]:
+    """The whole status of the deployment."""
+    deployment = snapshot.deployment
+    stored: Mapping[str, Any] = snapshot.raw.get("status") or {}
+    facts = _Facts(snapshot, plan, outcome)
+    generation = deployment.metadata.generation
+    status: dict[str, Any] = {
+        "observedGeneration": generation,
+        "conditions": merge(_conditions(facts), stored.get("conditions") or (), generation, snapshot.now),
+        "replicas": facts.counted,
+        "readyReplicas": facts.ready,
+        "selector": f"{labels.DEPLOYMENT_UID}={deployment.metadata.uid},{labels.MEMBER}={labels.LEADER}",
+        "summary": _summary(facts),
+        "url": f"http://{deployment.metadata.name}.{deployment.metadata.namespace}:{labels.PORT_HTTP}",
+        "needed": plan.needed,
+        "groupCounts": dict(sorted(Counter(state for _, state in facts.states).items())),
+        "groups": _groups(facts),
+    }
+    if plan.wanted is not None:
+        status["resolved"] = {"image": plan.wanted.template.image, "backend": plan.wanted.template.backend}
+        status["placement"] = _placement(plan.wanted, stored, snapshot.now)
+    elif stored.get("resolved"):
+        status["resolved"] = stored["resolved"]
+    failover = _last_failover(snapshot.groups)
+    if failover or stored.get("lastFailover"):
+        status["lastFailover"] = failover or stored["lastFailover"]
+    return status
+
+
+class _Facts:
+    """What conditions and summary are made of, computed once."""
+
+    def __init__(self, snapshot: Snapshot, plan: Plan, outcome: Outcome) -> None:
+        self.snapshot, self.plan, self.outcome = snapshot, plan, outcome
+        self.judged: Sequence[tuple[Group, Judgement]] = [(g, plan.judgements[g.name]) for g in snapshot.groups]
+        self.states = [(group.name, judgement.state.value) for group, judgement in self.judged]
+        leaving = (State.FAILED, State.DRAINING)
+        alive = [
+            (group, judgement) for group, judgement in self.judged if group.alive and judgement.state not in leaving
+        ]
+        self.count = plan.wanted.count if plan.wanted else len({group.group for group, _ in alive})
+        self.ready = min(len({group.group for group, judgement in alive if judgement.serving}), self.count)
+        self.counted = min(len({group.group for group, _ in alive}), self.count)
+        self.starting = [
+            (group, judgement)
+            for group, judgement in alive
+            if judgement.state in (State.RESERVED, State.STARTING, State.WARMING)
+        ]
+        self.failed = [
+            (group, judgement)
+            for group, judgement in self.judged
+            if judgement.state is State.FAILED and self.ready < self.count and not self._replaced(group)
+        ]
+        self.draining = [group for group, judgement in self.judged if judgement.state is State.DRAINING]
+        self.missing = self.count - self.counted
+        self.shortage = next(iter(outcome.shortages.values()), None) or plan.rollout.blocked
+        self.conflict = outcome.name_conflicts[0] if outcome.name_conflicts else ""
+
+    def _replaced(self, group: Group) -> bool:
+        """A newer incarnation of its group serves: the loss is history."""
+        return any(
+            other.group == group.group and other.incarnation > group.incarnation and judgement.serving
+            for other, judgement in self.judged
+        )
+
+    @property
+    def accepted(self) -> bool:
+        return self.plan.refusal is None and not self.conflict
+
+    @property
+    def held_up(self) -> tuple[str, str] | None:
+        """(reason, message) of a container that cannot start, or of a write that was refused."""
+        if self.outcome.refusals:
+            return "ApiRefused", self.outcome.refusals[0]
+        for group, judgement in self.starting:
+            leader = group.leader
+            waiting = next(
+                (m for m in group.members if m.waiting_reason and m.waiting_reason != "ContainerCreating"), None
+            )
+            if waiting is not None and leader is not None:
+                return "ContainerWaiting", f"g{group.group}: {judgement.message}"
+        return None
+
+
+def _conditions(facts: _Facts) -> list[Condition]:
+    plan, deployment = facts.plan, facts.snapshot.deployment
+    spec = deployment.spec
+    settled = facts.ready == facts.count and not facts.starting and not facts.draining and not plan.rollout.updating
+    conditions = [
+        _accepted(facts),
+        _placed(facts),
+        _available(facts),
+        Condition(
+            c.READY,
+            facts.accepted and facts.ready == facts.count,
+            "AllGroupsServe" if facts.accepted and facts.ready == facts.count else _progress_reason(facts),
+            f"{facts.ready} of {facts.count} groups serve",
+        ),
+        Condition(c.PROGRESSING, _progressing(facts, settled), _progress_reason(facts), _summary_message(facts)),
+        _degraded(facts),
+        _stalled(facts),
+        Condition(c.RECONCILING, _progressing(facts, settled), _progress_reason(facts), _summary_message(facts)),
+    ]
+    if spec.scaling.mode == "Auto" and spec.replicas != 1:
+        message = f"spec.replicas {spec.replicas} is ignored: set scaling.mode Manual to decide yourself"
+        conditions.append(Condition(c.REPLICAS_IGNORED, True, "ScalingIsAuto", message))
+    return conditions
+
+
+def _accepted(facts: _Facts) -> Condition:
+    refusal = facts.plan.refusal
+    if refusal is not None:
+        return Condition(c.ACCEPTED, False, _listed(refusal.reason), str(refusal))
+    if facts.conflict:
+        message = f"{facts.conflict} exists and belongs to someone else: remove it or rename the deployment"
+        return Condition(c.ACCEPTED, False, "NameTaken", message)
+    return Condition(c.ACCEPTED, True, "Valid", "the spec can be carried out")
+
+
+def _placed(facts: _Facts) -> Condition:
+    if not facts.accepted:
+        return Condition(c.PLACED, False, "NotAccepted", "see condition Accepted")
+    if facts.missing and facts.shortage is not None:
+        return Condition(c.PLACED, False, _listed(facts.shortage.reason), facts.shortage.message)
+    return Condition(c.PLACED, True, "Fixed", "spec.placement.fixed decides")
+
+
+def _available(facts: _Facts) -> Condition:
+    enough = facts.ready >= facts.plan.needed
+    message = f"{facts.ready} groups serve, {facts.plan.needed} are needed"
+    return Condition(c.AVAILABLE, enough, "EnoughGroups" if enough else "TooFewGroups", message)
+
+
+def _degraded(facts: _Facts) -> Condition:
+    if facts.failed:
+        group, judgement = facts.failed[-1]
+        return Condition(c.DEGRADED, True, "GroupFailed", f"g{group.group}: {judgement.reason}: {judgement.message}")
+    if facts.held_up:
+        return Condition(c.DEGRADED, True, *facts.held_up)
+    return Condition(c.DEGRADED, False, "Healthy", "no group is lost or held up")
+
+
+def _stalled(facts: _Facts) -> Condition:
+    if not facts.accepted:
+        return Condition(c.STALLED, True, "NotAccepted", "see condition Accepted")
+    if facts.plan.rollout.stalled:
+        return Condition(c.STALLED, True, "FailureBudgetSpent", facts.plan.rollout.stalled)
+    blocked = facts.plan.rollout.blocked
+    if blocked is not None and blocked.reason in ("NoSurgePossible", "LimitReached"):
+        return Condition(c.STALLED, True, blocked.reason, blocked.message)
+    return Condition(c.STALLED, False, "Healthy", "nothing stands in the way")
+
+
+def _progressing(facts: _Facts, settled: bool) -> bool:
+    return (
+        facts.accepted
+        and not settled
+        and not facts.plan.rollout.stalled
+        and facts.snapshot.deployment.spec.pause == "None"
+    )
+
+
+def _progress_reason(facts: _Facts) -> str:
+    if not facts.accepted:
+        return "NotAccepted"
+    if facts.snapshot.deployment.spec.pause != "None":
+        return "Paused"
+    if facts.plan.rollout.stalled:
+        return "FailureBudgetSpent"
+    if facts.missing:
+        return _listed(facts.shortage.reason) if facts.shortage else "GroupsMissing"
+    if facts.plan.rollout.updating:
+        return "Updating"
+    if facts.failed and facts.starting:
+        return "Replacing"
+    if facts.starting:
+        return "GroupsStarting"
+    return "Draining" if facts.draining else "Settled"
+
+
+def _listed(reason: str) -> str:
+    """A reason that is in the documented list; anything else is an invalid field."""
+    return reason if reason in c.REASONS else "InvalidSpec"
+
+
+def _summary(facts: _Facts) -> dict[str, str]:
+    wanted = facts.plan.wanted
+    layout = UNKNOWN
+    if wanted is not None and facts.counted:
+        allocation = wanted.allocation
+        layout = f"{allocation.pool} {wanted.template.variant.precision} tp{allocation.tensor_parallel}"
+        layout += f" pp{allocation.pipeline_parallel}" if allocation.pipeline_parallel > 1 else ""
+    return {
+        "ready": f"{facts.ready}/{facts.count}",
+        "placement": layout,
+        "ttftP95": UNKNOWN,
+        "tpotP95": UNKNOWN,
+        "message": _summary_message(facts),
+    }
+
+
+def _summary_message(facts: _Facts) -> str:
+    """How it stands, in one line; the worst news first."""
+    plan = facts.plan
+    if plan.refusal is not None:
+        return f"Not accepted: {plan.refusal}"
+    if facts.conflict:
+        return f"Not accepted: {facts.conflict} belongs to someone else"
+    pause = facts.snapshot.deployment.spec.pause
+    if pause == "All":
+        return "Paused: hands off"
+    if plan.rollout.stalled:
+        return f"Stalled: {plan.rollout.stalled}"
+    if facts.failed:
+        group, judgement = facts.failed[-1]
+        return f"Group g{group.group} failed: {judgement.reason}"
+    if facts.missing and facts.shortage is not None:
+        return f"Waiting for GPUs: {facts.shortage.message}"
+    if facts.held_up:
+        return facts.held_up[1]
+    if plan.rollout.blocked is not None and plan.rollout.updating:
+        return f"Update waits: {plan.rollout.blocked.message}"
+    if plan.rollout.updating:
+        return "Updating"
+    if facts.starting:
+        group, judgement = facts.starting[0]
+        return f"Starting g{group.group}: {judgement.message}"
+    if facts.missing:
+        return "Starting"
+    if pause == "Changes":
+        return "Ready, changes paused"
+    return "Draining" if facts.draining else "Ready"
+
+
+def _placement(wanted: Wanted, stored: Mapping[str, Any], now: float) -> dict[str, Any]:
+    variant = wanted.template.variant
+    allocation = {
+        **wanted.template.allocation.model_dump(by_alias=True, exclude_none=True, mode="json"),
+        "groups": wanted.count,
+        "precision": variant.precision,
+        "kvPrecision": variant.effective_kv_precision,
+    }
+    before = stored.get("placement") or {}
+    placement: dict[str, Any] = {"allocations": [allocation], "reason": "fixed by spec.placement.fixed"}
+    price = wanted.pool.spec.price_per_gpu_hour
+    if price is not None:
+        placement["costPerHour"] = f"{float(price) * wanted.count * wanted.allocation.gpus:.2f}"
+    same = before.get("allocations") == placement["allocations"] and before.get("decidedAt")
+    placement["decidedAt"] = before["decidedAt"] if same else timestamp(now)
+    return placement
+
+
+def _groups(facts: _Facts) -> list[dict[str, Any]]:
+    """One line per incarnation, failed first."""
+    order = {State.FAILED: 0, State.DRAINING: 2}
+    judged = sorted(facts.judged, key=lambda pair: (order.get(pair[1].state, 1), pair[0].group, -pair[0].incarnation))
+    lines = []
+    for group, judgement in judged[:MAX_GROUPS_LISTED]:
+        line: dict[str, Any] = {
+            "name": f"g{group.group}",
+            "pool": group.pool,
+            "state": judgement.state.value,
+            "incarnation": group.incarnation,
+            "since": _since(group, judgement),
+        }
+        nodes = [member.node for member in group.members if member.node] or list(group.planned_nodes)
+        if nodes:
+            line["nodes"] = nodes
+        if not judgement.serving:
+            line["reason"] = f"{judgement.reason}: {judgement.message}"[:1024]
+        lines.append(line)
+    return lines
+
+
+def _since(group: Group, judgement: Judgement) -> str:
+    """When it came into its state, from what is stored anyway."""
+    if judgement.state is State.FAILED and group.failed_at is not None:
+        return timestamp(group.failed_at)
+    if judgement.state is State.DRAINING and group.retired_at is not None:
+        return timestamp(group.retired_at)
+    if judgement.serving:
+        for condition in group.recorded.get("conditions") or ():
+            if condition.get("type") == c.READY and condition.get("status") == "True":
+                return str(condition.get("lastTransitionTime"))
+    return timestamp(group.created_at)
+
+
+def _last_failover(groups: Sequence[Group]) -> dict[str, Any] | None:
+    failed = [group for group in groups if group.failed_at is not None and group.lifecycle == labels.FAILED]
+    if not failed:
+        return None
+    last = max(failed, key=lambda group: (group.failed_at or 0.0, group.name))
+    return {"group": f"g{last.group}", "reason": last.failure_reason, "at": timestamp(last.failed_at or 0.0)}
