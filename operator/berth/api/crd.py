@@ -16,7 +16,7 @@ from berth import labels
 from berth.api.gpupool import GPUPool
 from berth.api.llmdeployment import LLMDeployment
 from berth.api.replicagroup import ReplicaGroup
-from berth.api.schema import BOUNDS, CRD_DEFAULT, Model
+from berth.api.schema import BOUNDS, CRD_DEFAULT, VALIDATIONS, Model
 
 Schema = dict[str, Any]
 
@@ -170,14 +170,12 @@ def _convert(node: Schema, definitions: Mapping[str, Schema], path: tuple[str, .
         name = node["$ref"].removeprefix("#/$defs/")
         if name in path:
             raise ValueError(f"{' -> '.join((*path, name))}: a structural schema cannot be recursive")
-        siblings = {key: value for key, value in node.items() if key != "$ref"}
-        return _convert(definitions[name] | siblings, definitions, (*path, name))
+        return _convert(_merged(definitions[name], node), definitions, (*path, name))
     if "anyOf" in node and "x-kubernetes-int-or-string" not in node:
         options = [option for option in node["anyOf"] if option != {"type": "null"}]
         if len(options) != 1:
             raise ValueError(f"{' -> '.join(path)}: a structural schema cannot be a union: {node['anyOf']}")
-        siblings = {key: value for key, value in node.items() if key != "anyOf"}
-        return _convert(options[0] | siblings, definitions, path)
+        return _convert(_merged(options[0], node), definitions, path)
 
     schema = {key: value for key, value in node.items() if key not in _DROPPED}
     if "const" in node:
@@ -194,6 +192,13 @@ def _convert(node: Schema, definitions: Mapping[str, Schema], path: tuple[str, .
     if "description" in node:
         schema["description"] = _description(node)
     return _ordered(schema)
+
+
+def _merged(schema: Schema, node: Schema) -> Schema:
+    """What `node` refers to, with what it says itself: the node wins, but rules add up."""
+    siblings = {key: value for key, value in node.items() if key not in ("$ref", "anyOf")}
+    rules = [*schema.get(VALIDATIONS, ()), *siblings.get(VALIDATIONS, ())]
+    return schema | siblings | ({VALIDATIONS: rules} if rules else {})
 
 
 def _description(node: Schema) -> str:
