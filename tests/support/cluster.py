@@ -231,7 +231,7 @@ class Cluster:
             return parsed
 
     async def _established(self, crd: str) -> bool:
-        conditions = (await self.get("customresourcedefinitions", crd)).get("status", {}).get("conditions", [])
+        conditions = (await self.get("customresourcedefinitions", crd)).get("status", {}).get("conditions") or []
         return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
     async def _home(self, manifest: Mapping[str, Any]) -> str:
