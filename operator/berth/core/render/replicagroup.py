@@ -1,0 +1,72 @@
+"""The ReplicaGroup object: one incarnation of a group, written before its pods.
+
+Invariant: spec is the capacity reservation and never changes; labels and annotations alone are enough to carry on if
+its status is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from berth import labels
+from berth.api.placement import CopyShape
+from berth.core.render.metadata import deployment_labels, owned_by_deployment
+from berth.core.render.names import DeploymentRef, placement_hash, replica_group_name
+from berth.core.render.template import GroupTemplate
+
+
+def render_replica_group(
+    template: GroupTemplate,
+    reference: DeploymentRef,
+    group: int,
+    incarnation: int,
+    planned_nodes: Sequence[str] = (),
+    *,
+    move_id: str | None = None,
+    role: str | None = None,
+) -> dict[str, Any]:
+    """Incarnation `incarnation` of group `g<group>`, in state reserved.
+
+    `planned_nodes` has a node per member (the leader's first), or none where another scheduler decides; `move_id` and
+    `role` are for groups that take part in a move.
+    """
+    if len(planned_nodes) not in (0, template.members):
+        raise ValueError(f"{len(planned_nodes)} planned nodes for {template.members} members")
+    shape, variant = template.allocation, template.variant
+    move = {labels.MOVE_ID: move_id, labels.ROLE: role}
+    return {
+        "apiVersion": labels.API_VERSION,
+        "kind": "ReplicaGroup",
+        "metadata": {
+            "name": replica_group_name(reference, group, incarnation),
+            "namespace": reference.namespace,
+            "labels": {
+                **deployment_labels(reference),
+                labels.GROUP_LABEL: f"g{group}",
+                labels.INCARNATION: str(incarnation),
+                labels.POOL: shape.pool,
+                labels.PLACEMENT_HASH: placement_hash(shape),
+                labels.PRECISION: variant.precision,
+                labels.TENSOR_PARALLEL: str(shape.tensor_parallel),
+                labels.PIPELINE_PARALLEL: str(shape.pipeline_parallel),
+                labels.TEMPLATE_HASH: template.template_hash,
+                labels.LIFECYCLE: labels.RESERVED,
+                **{key: value for key, value in move.items() if value is not None},
+            },
+            "annotations": {labels.CONFIG_MAP: template.config_map_name, labels.IMAGE: template.image},
+            "ownerReferences": owned_by_deployment(reference),
+        },
+        "spec": {
+            "group": f"g{group}",
+            "incarnation": incarnation,
+            "allocation": {
+                **shape.model_dump(include=set(CopyShape.model_fields), exclude_none=True, mode="json"),
+                "precision": variant.precision,
+                "kvPrecision": variant.effective_kv_precision,
+            },
+            "members": template.members,
+            **({"plannedNodes": list(planned_nodes)} if planned_nodes else {}),
+            "templateHash": template.template_hash,
+        },
+    }
