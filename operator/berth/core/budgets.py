@@ -6,9 +6,9 @@ remedy. They bound what is held at every moment, surge and draining groups inclu
 
 from __future__ import annotations
 
+from berth.api.common import number
 from berth.api.gpupool import GPUPool
 from berth.api.llmdeployment import Limits
-from berth.api.common import number
 
 
 def why_over_gpu_budget(pool: GPUPool, held: int, wanted: int) -> str | None:

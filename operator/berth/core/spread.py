@@ -128,6 +128,9 @@ def _promising_layouts(counts: Mapping[str, int], room: Mapping[str, int], missi
     final = {d: counts.get(d, 0) + room.get(d, 0) for d in {*counts, *room}}
     fullest = sorted(final, key=lambda d: (-counts.get(d, 0), -final[d], d))
     roomiest = sorted(final, key=lambda d: (-final[d], -counts.get(d, 0), d))
+    # No layout needs more new domains than there are missing groups.
+    useful = {*roomiest[: missing + _MOST_GIVEN_UP], *(d for d in final if counts.get(d))}
+    fullest = [d for d in fullest if d in useful]
     for given_up in range(_MOST_GIVEN_UP + 1):
         first = roomiest[:given_up]
         others = [d for d in fullest if d not in first]
