@@ -62,7 +62,9 @@ def _of_pod(pod: Mapping[str, Any]) -> Iterator[str]:
         if sysctl["name"] not in SYSCTLS:
             yield f"sysctl {sysctl}"
     for key in pod["metadata"].get("annotations", {}):
-        if key.startswith(("container.apparmor.security.beta.kubernetes.io", "container.seccomp.security.alpha", "seccomp.")):
+        if key.startswith(
+            ("container.apparmor.security.beta.kubernetes.io", "container.seccomp.security.alpha", "seccomp.")
+        ):
             yield f"annotation {key}"
     yield from _identity("pod", context)
 

@@ -1,4 +1,4 @@
-"""Every object of every case, byte for byte. UPDATE_GOLDEN=1 rewrites the files; read the difference before committing."""
+"""Every object of every case, byte for byte. UPDATE_GOLDEN=1 rewrites the files; read the difference then."""
 
 from __future__ import annotations
 

@@ -45,7 +45,9 @@ def test_groups_and_incarnations_have_names_of_their_own() -> None:
 
 def test_a_config_map_is_named_by_its_content() -> None:
     reference = DeploymentRef("llama-70b", "serving", "uid-1")
-    assert names.config_map_name(reference, {"a": "1", "b": "2"}) == names.config_map_name(reference, {"b": "2", "a": "1"})
+    assert names.config_map_name(reference, {"a": "1", "b": "2"}) == names.config_map_name(
+        reference, {"b": "2", "a": "1"}
+    )
     assert names.config_map_name(reference, {"a": "1"}) != names.config_map_name(reference, {"a": "2"})
 
 
@@ -53,7 +55,13 @@ def test_the_placement_hash_ignores_the_number_of_groups_and_nothing_else() -> N
     base = {"pool": "h100", "variant": "fp8", "tensorParallel": 2, "maxBatchSize": 64}
     allocation = Allocation.model_validate(base | {"groups": 2})
     assert placement_hash(allocation) == placement_hash(Allocation.model_validate(base | {"groups": 3}))
-    for change in ({"pool": "a100"}, {"variant": "bf16"}, {"tensorParallel": 4}, {"pipelineParallel": 2}, {"maxBatchSize": 8}):
+    for change in (
+        {"pool": "a100"},
+        {"variant": "bf16"},
+        {"tensorParallel": 4},
+        {"pipelineParallel": 2},
+        {"maxBatchSize": 8},
+    ):
         assert placement_hash(Allocation.model_validate(base | change)) != placement_hash(allocation), change
 
 

@@ -65,11 +65,8 @@ def model_configuration(
 
 
 def _limits(deployment: LLMDeployment, model: ModelSpec) -> dict[str, int]:
-    """What one request may ask for; the engine's own limits where neither model nor traffic says more."""
-    limits = {}
-    architecture = deployment.spec.model.architecture
-    if architecture is None or architecture.max_position_embeddings is not None:
-        limits["max_input_tokens"] = model.max_context
+    """What one request may ask for; without traffic the engine's own limit for answers holds."""
+    limits = {"max_input_tokens": model.max_context}
     if deployment.spec.traffic is not None:
         limits["max_output_tokens"] = deployment.spec.traffic.output_tokens.max_requested
     return limits
