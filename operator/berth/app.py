@@ -1,7 +1,7 @@
 """The composition root: what is built from what, in which order it starts and stops.
 
-Start: client, CRD check, local copies (warm on standbys too), Lease, queue, kopf last. kopf's return is the process's
-end: it owns the signals. Losing the Lease ends the process; there is no way back to being a standby.
+Start: client, CRD check, local copies (warm on standbys too), Lease, queue, kopf last. The first part that ends, ends
+the process. So does losing the Lease; there is no way back to being a standby.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 
 import kopf
 from kubernetes.aio.client import ApiClient, Configuration
@@ -24,7 +25,7 @@ from berth.controller.reconcile import Reconciler
 from berth.controller.world import Key, World, pool_key
 from berth.core.plan import Defaults
 from berth.errors import BerthError
-from berth.handlers import build_registry
+from berth.handlers import watch_deployments
 from berth.kube import auth, clock
 from berth.kube.client import KubeClient
 from berth.kube.elector import Elector
@@ -135,7 +136,7 @@ class App:
         self._queue = WorkQueue(reconciler.reconcile, workers=settings.workers, metrics=self.metrics)
 
     async def _work(self, elector: Elector, configuration: Configuration) -> None:
-        """Copies first, then the Lease, then the work; the first part that ends, ends all."""
+        """Copies first, then the Lease, then the work."""
         background = [asyncio.create_task(self._world.run(), name="copies")]
         try:
             await self._unless_stopped(self._world.synced(), background)
@@ -148,8 +149,12 @@ class App:
             ]
             for pool in self._world.pools.store.all():
                 self._wake(pool_key(pool["metadata"]["name"]))
+            connection = partial(_connection, configuration)
+            background.append(
+                asyncio.create_task(watch_deployments(self._wake, connection, self.settings.namespace), name="kopf")
+            )
             self.ready.set()
-            await self._unless_stopped(self._kopf(configuration), background)
+            await self._unless_stopped(asyncio.Event().wait(), background)
         except _Stopped:
             _log.info("stopped")
         finally:
@@ -158,19 +163,6 @@ class App:
             await asyncio.gather(*background, return_exceptions=True)
             await self._monitor.close()
             await elector.release()
-
-    async def _kopf(self, configuration: Configuration) -> None:
-        def connection() -> kopf.ConnectionInfo:
-            return _connection(configuration)
-
-        everywhere = not self.settings.namespace
-        await kopf.operator(
-            registry=build_registry(self._wake, connection),
-            clusterwide=everywhere,
-            namespaces=() if everywhere else (self.settings.namespace,),
-            stop_flag=self.stop,
-            standalone=True,
-        )
 
     async def _unless_stopped(self, work: object, background: list[asyncio.Task[None]]) -> None:
         """Await `work`; raises what ended a background task first, or _Stopped."""
@@ -235,9 +227,9 @@ async def _check_crds(client: KubeClient) -> None:
             ) from None
 
 
-def _connection(configuration: Configuration) -> kopf.ConnectionInfo:
-    """kopf's credentials from the client's: token or client certificate, read anew at each login."""
-    token = (configuration.api_key or {}).get("authorization", "")
+async def _connection(configuration: Configuration) -> kopf.ConnectionInfo:
+    """kopf's credentials from the client's: token or client certificate, refreshed at each login."""
+    token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization") or ""
     return kopf.ConnectionInfo(
         server=configuration.host,
         ca_path=configuration.ssl_ca_cert,

@@ -1,13 +1,16 @@
 """All there is of kopf: it watches what users write and wakes the key; it never writes.
 
-No finalizers, no annotations, no peering, no posting, no retries of its own: the queue does the work, the Lease decides
-who works. What kopf would write if it wrote anything is named after Berth.
+It runs in a thread with an event loop of its own: at its end it cancels every task that began after it did, which must
+not be ours. No finalizers, no annotations, no peering, no posting, no retries of its own: the queue does the work, the
+Lease decides who works. What kopf would write if it wrote anything is named after Berth.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import kopf
@@ -28,13 +31,35 @@ class Backoffs:
             delay = min(2 * delay, MAX_BACKOFF_SECONDS)
 
 
-def build_registry(wake: Callable[[Key], None], connection: Callable[[], kopf.ConnectionInfo]) -> kopf.OperatorRegistry:
+async def watch_deployments(
+    wake: Callable[[Key], None], connection: Callable[[], Awaitable[kopf.ConnectionInfo]], namespace: str
+) -> None:
+    """Wake the key of each LLMDeployment that changes (in all namespaces if `namespace` is empty), until cancelled."""
+    loop = asyncio.get_running_loop()
+    registry = build_registry(lambda key: loop.call_soon_threadsafe(wake, key), connection)
+    stop = threading.Event()
+
+    def watch() -> None:
+        scope = {"namespaces": (namespace,)} if namespace else {"clusterwide": True}
+        asyncio.run(kopf.operator(registry=registry, standalone=True, stop_flag=stop, **scope))
+
+    running = asyncio.ensure_future(asyncio.to_thread(watch))
+    try:
+        await asyncio.shield(running)
+    finally:
+        stop.set()
+        await running
+
+
+def build_registry(
+    wake: Callable[[Key], object], connection: Callable[[], Awaitable[kopf.ConnectionInfo]]
+) -> kopf.OperatorRegistry:
     """Handlers that wake a deployment's key at each of its watch events."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:
-        return connection()
+        return await connection()
 
     @kopf.on.startup(registry=registry)
     async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:

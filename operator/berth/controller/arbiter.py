@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from berth import labels
@@ -23,7 +23,8 @@ from berth.core.budgets import why_over_gpu_budget
 from berth.core.capacity import Demand, Placement, Request, serve_in_order
 from berth.core.nodes import NodeView, node_view
 from berth.core.observed import Shortage
-from berth.core.spread import SpreadGoal
+from berth.core.render.names import pod_name
+from berth.core.spread import SpreadGoal, standing_in
 from berth.core.usage import PodUsage, Reservation, Usage, bound_pods, held_by, pod_request, pod_usage, usage_by_node
 from berth.errors import Conflict
 from berth.kube.client import KubeClient
@@ -44,10 +45,12 @@ class Claim:
     """One group that asks for room. `make` builds its ReplicaGroup for the nodes it gets."""
 
     key: Key
+    owner_uid: str
     group: int
     pool: GPUPool
     demand: Demand
-    goal: SpreadGoal | None
+    spread: SpreadGoal
+    """How the deployment's groups should stand; where the others do stand is filled in when it is asked."""
     inherits_from: frozenset[str]
     """UIDs of ReplicaGroups whose dying members' GPUs it may take over."""
     own_check: bool
@@ -100,8 +103,10 @@ class Arbiter:
         self._foreign: dict[str, _Foreign] = {}
         self._views = _Memo(lambda node, resource_name: node_view(node, None, resource_name))
         self._usages = _Memo(pod_usage)
-        self._granted: dict[str, Reservation] = {}
+        self._granted: dict[str, Object] = {}
         """ReplicaGroups just created, by UID, until the local copy has them."""
+        self._asked: dict[str, Usage] = {}
+        """What a member of each group created by this process asks for, by UID of the ReplicaGroup."""
 
     async def reserve(self, claim: Claim) -> Shortage | None:
         """Create the claim's ReplicaGroup on free nodes, or say why there are none."""
@@ -178,7 +183,12 @@ class Arbiter:
         resource = claim.demand.resource_name
         bound = self._bound(resource, nodes)
         requests = [
-            Request(other.name, other.demand, reusable=held_by(other.inherits_from, bound), goal=other.goal)
+            Request(
+                other.name,
+                other.demand,
+                reusable=held_by(other.inherits_from, bound),
+                goal=replace(other.spread, standing=self._standing(other, nodes)),
+            )
             for other in waiting.values()
         ]
         position = list(waiting).index(claim.name)
@@ -207,32 +217,50 @@ class Arbiter:
         own = (self._usages.get(pod, resource_name) for pod in self._world.pods.store.all())
         return [pod for pod in own if pod is not None] + foreign
 
-    def _reservations(self, resource_name: str) -> list[Reservation]:
-        """ReplicaGroups that hold nodes; their members count until the pods are bound."""
-        held = []
-        known = set()
-        for group in self._world.groups.store.all():
-            metadata, spec = group["metadata"], group["spec"]
-            known.add(metadata["uid"])
-            lifecycle = metadata.get("labels", {}).get(labels.LIFECYCLE)
-            if lifecycle in (labels.RESERVED, labels.COMMITTED) and "deletionTimestamp" not in metadata:
-                held.append(
-                    Reservation(
-                        metadata["uid"], tuple(spec.get("plannedNodes") or ()), self._member(group, resource_name)
-                    )
-                )
+    def _standing(self, claim: Claim, nodes: Sequence[NodeView]) -> dict[str, int]:
+        """Groups of the claim's deployment per failure domain, those just created included."""
+        by_name = {node.name: node for node in nodes}
+        others = (
+            group["spec"].get("plannedNodes") or ()
+            for group in self._holding()
+            if group["metadata"]["labels"].get(labels.DEPLOYMENT_UID) == claim.owner_uid
+            and group["spec"]["group"] != f"g{claim.group}"
+        )
+        standing = [[by_name[name] for name in names if name in by_name] for names in others]
+        return standing_in(standing, claim.spread.topology_key)
+
+    def _holding(self) -> list[Object]:
+        """ReplicaGroups whose members are wanted: each holds its planned nodes."""
+        stored = self._world.groups.store.all()
+        known = {group["metadata"]["uid"] for group in stored}
         self._granted = {uid: granted for uid, granted in self._granted.items() if uid not in known}
-        return held + list(self._granted.values())
+        self._asked = {uid: asked for uid, asked in self._asked.items() if uid in known or uid in self._granted}
+        return [
+            group
+            for group in (*stored, *self._granted.values())
+            if group["metadata"].get("labels", {}).get(labels.LIFECYCLE) in (labels.RESERVED, labels.COMMITTED)
+            and "deletionTimestamp" not in group["metadata"]
+        ]
+
+    def _reservations(self, resource_name: str) -> list[Reservation]:
+        return [
+            Reservation(
+                group["metadata"]["uid"],
+                tuple(group["spec"].get("plannedNodes") or ()),
+                self._member(group, resource_name),
+            )
+            for group in self._holding()
+        ]
 
     def _member(self, group: Object, resource_name: str) -> Usage:
-        """What one member asks for: from a pod that exists, else at least its GPUs."""
+        """What one member asks for: from a pod that exists, from its claim, or at least its GPUs."""
         metadata, spec = group["metadata"], group["spec"]
-        pod = self._world.pods.store.get(metadata["namespace"], f"{metadata['name']}-0")
+        pod = self._world.pods.store.get(metadata["namespace"], pod_name(metadata["name"], 0))
         if pod is not None:
             return pod_request(pod["spec"], resource_name)
         allocation = spec["allocation"]
         copy = allocation.get("tensorParallel", 1) * allocation.get("pipelineParallel", 1)
-        return Usage(gpus=copy // spec["members"])
+        return self._asked.get(metadata["uid"], Usage(gpus=copy // spec["members"]))
 
     async def _create(self, claim: Claim, nodes: tuple[str, ...]) -> None:
         wanted = claim.make(nodes)
@@ -247,4 +275,5 @@ class Arbiter:
             if not ours or "deletionTimestamp" in created["metadata"]:
                 raise Conflict(f"ReplicaGroup {metadata['name']} of another life is still there") from None
         uid = created["metadata"]["uid"]
-        self._granted[uid] = Reservation(uid, tuple(created["spec"].get("plannedNodes") or ()), claim.demand.member)
+        self._granted[uid] = created
+        self._asked[uid] = claim.demand.member

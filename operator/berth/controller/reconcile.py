@@ -21,7 +21,7 @@ from berth.core.groups import State
 from berth.core.observed import Shortage, Snapshot
 from berth.core.plan import Defaults, Plan, Wanted, make_plan
 from berth.core.render import DeploymentRef, demand, render_replica_group
-from berth.core.spread import SpreadGoal, standing_in
+from berth.core.spread import SpreadGoal
 from berth.core.status import Outcome, build_status
 from berth.errors import InvalidSpec, Transient
 from berth.kube.client import KubeClient
@@ -117,13 +117,17 @@ class Reconciler:
         assert wanted is not None, "groups are only reserved for a resolved placement"
         deployment = snapshot.deployment
         reference = DeploymentRef.of(deployment)
+        spread = deployment.spec.replica_groups.spread
         scheduler = deployment.spec.pod.scheduler_name
         return Claim(
             key=key,
+            owner_uid=deployment.metadata.uid,
             group=order.group,
             pool=wanted.pool,
             demand=demand(wanted.template),
-            goal=self._goal(snapshot, plan, wanted, order.group),
+            spread=SpreadGoal(
+                spread.topology_key, wanted.count, plan.needed, required=spread.when_unsatisfiable == "Require"
+            ),
             inherits_from=frozenset(
                 group.uid for group in snapshot.groups if plan.judgements[group.name].state is State.FAILED
             ),
@@ -132,19 +136,6 @@ class Reconciler:
             make=lambda nodes: render_replica_group(
                 wanted.template, reference, order.group, order.incarnation, planned_nodes=nodes
             ),
-        )
-
-    def _goal(self, snapshot: Snapshot, plan: Plan, wanted: Wanted, group: int) -> SpreadGoal:
-        spread = snapshot.deployment.spec.replica_groups.spread
-        nodes = {node.name: node for node in self._arbiter.nodes_of(wanted.pool)}
-        staying = (other for other in snapshot.groups if other.alive and other.group != group)
-        standing = [[nodes[name] for name in other.planned_nodes if name in nodes] for other in staying]
-        return SpreadGoal(
-            spread.topology_key,
-            wanted.count,
-            plan.needed,
-            standing_in(standing, spread.topology_key),
-            required=spread.when_unsatisfiable == "Require",
         )
 
     def _ask(self, key: Key, snapshot: Snapshot, plan: Plan) -> None:

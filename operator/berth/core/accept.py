@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from berth.api.common import Backend
 from berth.api.gpupool import GPUPool
 from berth.api.llmdeployment import LLMDeployment, Variant
 from berth.api.placement import Allocation
@@ -38,9 +39,9 @@ def accept(
     for name in deployment.spec.placement.pools:
         usable_pool(name, pools, deployment.metadata.namespace, "spec.placement.pools")
     claims = {
-        source.persistent_volume_claim.claim_name
-        for source in (variant.source for variant in deployment.spec.model.variants)
-        if source.persistent_volume_claim is not None
+        variant.source.persistent_volume_claim.claim_name
+        for variant in deployment.spec.model.variants
+        if variant.source.persistent_volume_claim is not None and backend_of(deployment, variant) != "simulated"
     }
     for claim in sorted(claims & missing_claims):
         raise InvalidSpec(
@@ -83,7 +84,7 @@ def check_allocation(
         gpu = hardware.gpu(pool.spec.gpu)
     except ValueError as error:
         raise InvalidSpec("UnknownGPU", f"GPUPool {allocation.pool} spec.gpu: {error}") from None
-    backend = variant.backend or deployment.spec.engine.backend
+    backend = backend_of(deployment, variant)
     refusal = gpu.why_not(variant.precision, backend, variant.effective_kv_precision)
     if refusal:
         raise InvalidSpec(
@@ -157,6 +158,11 @@ def _check_limits(deployment: LLMDeployment, allocation: Allocation, pool: GPUPo
             f"{field}: {wanted} groups x {allocation.gpus} GPUs are above the gpuBudget {pool.spec.gpu_budget} of pool "
             f"{allocation.pool}: raise the budget or use fewer groups",
         )
+
+
+def backend_of(deployment: LLMDeployment, variant: Variant) -> Backend:
+    """What reads the variant: its own backend, else the deployment's."""
+    return variant.backend or deployment.spec.engine.backend
 
 
 def wanted_groups(deployment: LLMDeployment, allocation: Allocation) -> int:

@@ -17,7 +17,7 @@ from berth.api.gpupool import GPUPool, parse_gpupool
 from berth.api.llmdeployment import LLMDeployment
 from berth.api.placement import Allocation
 from berth.core import groups as group_life
-from berth.core.accept import accept, wanted_groups
+from berth.core.accept import accept, backend_of, wanted_groups
 from berth.core.actions import Action, DeleteConfigMap, Ensure, Mark, Record, Reserve, Restore, SetServing
 from berth.core.drift import drifted
 from berth.core.groups import GroupPolicy, Judgement
@@ -132,8 +132,7 @@ def _image(snapshot: Snapshot, defaults: Defaults, allocation: Allocation, pool:
     if deployment.spec.engine.image:
         return deployment.spec.engine.image
     variant = deployment.spec.model.variant(allocation.variant)
-    backend = (variant.backend if variant else None) or deployment.spec.engine.backend
-    default = defaults.images[backend]
+    default = defaults.images[backend_of(deployment, variant) if variant else deployment.spec.engine.backend]
     template_hash = group_template(deployment, allocation, pool, default, defaults.engine_files).template_hash
     same = [group for group in snapshot.groups if group.template_hash == template_hash and group.image]
     return max(same, key=lambda group: (group.created_at, group.name)).image if same else default

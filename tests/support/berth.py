@@ -1,0 +1,106 @@
+"""Berth itself inside a test: the whole application, against a real API server, with the leaders' answers injected.
+
+Nothing is replaced but the conversation with Triton: simulated nodes have no containers to talk to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from berth.app import App
+from berth.errors import Transient
+from berth.settings import Settings
+
+
+@dataclass
+class ScriptedLeaders:
+    """Answers for leaders by address; by default everybody produces a token and has nothing in flight."""
+
+    silent: set[str] = field(default_factory=set)
+    """Addresses that produce no token; "*" is everybody."""
+    in_flight_by_address: dict[str, int] = field(default_factory=dict)
+    drained: list[str] = field(default_factory=list)
+    asked: int = 0
+
+    async def token(self, address: str) -> None:
+        self.asked += 1
+        if address in self.silent or "*" in self.silent:
+            raise Transient(f"no token from {address}: silent in this test")
+
+    async def in_flight(self, address: str) -> int:
+        return self.in_flight_by_address.get(address, 0)
+
+    async def drain(self, address: str) -> None:
+        self.drained.append(address)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class RunningBerth:
+    """One operator; `app` for its page and queue."""
+
+    app: App
+    task: asyncio.Task[None]
+    leaders: ScriptedLeaders
+
+    async def stop(self) -> None:
+        """As SIGTERM does."""
+        self.app.stop.set()
+        await self.task
+
+    async def kill(self) -> None:
+        """As SIGKILL does, as far as the cluster can tell: nothing more is written."""
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+async def start_berth(
+    kubeconfig: Path, namespace: str, leaders: ScriptedLeaders | None = None, **settings: object
+) -> RunningBerth:
+    """An operator for one namespace that leads when this returns."""
+    leaders = leaders or ScriptedLeaders()
+    options: dict[str, object] = {
+        "kubeconfig": str(kubeconfig),
+        "namespace": namespace,
+        "lease_namespace": namespace,
+        "lease_duration": 3.0,
+        "lease_renew_deadline": 2.0,
+        "lease_retry": 0.2,
+        "listen": f"127.0.0.1:{free_port()}",
+        "canary_interval": 0.5,
+    }
+    app = App(Settings(**{**options, **settings}), prober=leaders)  # type: ignore[arg-type]
+    task = asyncio.create_task(app.run())
+    ready = asyncio.create_task(app.ready.wait())
+    await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED, timeout=60)
+    if not app.ready.is_set():
+        ready.cancel()
+        await task
+        raise AssertionError("Berth ended before it led")
+    return RunningBerth(app, task, leaders)
+
+
+@asynccontextmanager
+async def running_berth(
+    kubeconfig: Path, namespace: str, leaders: ScriptedLeaders | None = None, **settings: object
+) -> AsyncIterator[RunningBerth]:
+    """Like `start_berth`, and stopped at the end; a Berth that ended in an error by itself fails the test."""
+    berth = await start_berth(kubeconfig, namespace, leaders, **settings)
+    try:
+        yield berth
+    finally:
+        if not berth.task.done():
+            berth.app.stop.set()
+        if not berth.task.cancelled():
+            await berth.task
