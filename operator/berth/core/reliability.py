@@ -17,9 +17,11 @@ from berth.core.availability import (
     Availability,
     Domain,
     Group,
+    WorstLoss,
     availability,
     no_spare_at_failure,
     unavailability,
+    worst_loss,
 )
 
 DAY: Final = 86400.0
@@ -35,7 +37,7 @@ REPAIR_TIME: Final = "node repair time"
 
 
 @dataclass(frozen=True)
-class Conditions:
+class FailureModel:
     """How often things fail in a pool, and how long each step of recovery takes."""
 
     node_mtbf_days: float = NODE_MTBF_DAYS
@@ -62,48 +64,40 @@ def predict(
     layout: Sequence[Sequence[str]],
     needed: int,
     gpus_per_member: int,
-    conditions: Conditions,
+    rates: FailureModel,
     *,
     domain_of: Mapping[str, str] | None = None,
     spares: int = 0,
     at_seconds: float | None = None,
 ) -> Availability:
-    """Availability of groups that stand on the nodes `layout[i]` (one per member), `needed` of them required.
+    """Availability of groups that stand on the nodes `layout[i]` (one per member, the same number for all).
 
     `domain_of`: node -> failure domain; nodes that are missing have none. `spares`: how many more groups fit into the
     pool; with none, a broken node is waited for. Software restarts where it is and needs no spare. `at_seconds`: the
     chance that long after all was well, instead of in the long run.
     """
     domain_of = domain_of or {}
-    node_rate = 1 / (conditions.node_mtbf_days * DAY)
+    node_rate = 1 / (rates.node_mtbf_days * DAY)
     members = max((len(nodes) for nodes in layout), default=1)
-    gpu_rate = node_rate * GPU_SHARE * members * gpus_per_member / conditions.gpus_per_node
+    gpu_rate = node_rate * GPU_SHARE * members * gpus_per_member / rates.gpus_per_node
     software_rate = node_rate * SOFTWARE_SHARE
     host_rate = node_rate * (1 - GPU_SHARE - SOFTWARE_SHARE)
 
     hardware_rate = gpu_rate + members * host_rate
-    waiting = no_spare_at_failure(max(1, len(layout)), spares, hardware_rate, conditions.repair_seconds)
-    waited_seconds = waiting * conditions.repair_seconds
-    failover = conditions.failover_seconds
+    waiting = no_spare_at_failure(max(1, len(layout)), spares, hardware_rate, rates.repair_seconds)
+    waited_seconds = waiting * rates.repair_seconds
+    failover = rates.failover_seconds
     own_rate = gpu_rate + software_rate
     own_recovery = failover + waited_seconds * gpu_rate / own_rate
 
-    nodes = sorted({node for group in layout for node in group})
-    zones = sorted({domain_of[node] for node in nodes if node in domain_of})
-    domains = [Domain(_name("domain", z), conditions.domain_level, conditions.domain_unavailability) for z in zones]
     host_down = unavailability(1 / host_rate, failover + waited_seconds)
-    domains += [
-        Domain(
-            _name("node", node), NODE_LEVEL, host_down, _name("domain", domain_of[node]) if node in domain_of else None
-        )
-        for node in nodes
-    ]
+    domains = _domains(layout, domain_of, rates.domain_level, host_down, rates.domain_unavailability)
     predicted = availability(
-        [Group(own_rate, own_recovery, tuple(_name("node", node) for node in group)) for group in layout],
+        [Group(own_rate, own_recovery, _standing(nodes)) for nodes in layout],
         needed,
         domains,
-        common_cause=conditions.common_cause,
-        detect_seconds=conditions.detect_seconds,
+        common_cause=rates.common_cause,
+        detect_seconds=rates.detect_seconds,
         at_seconds=at_seconds,
     )
     by_hardware = predicted.limited_by in (OWN_FAILURES, f"loss of a {NODE_LEVEL}")
@@ -112,9 +106,33 @@ def predict(
     return predicted
 
 
-def _name(level: str, name: str) -> str:
-    """Nodes and domains may share a name; within the tree they must not."""
-    return f"{level}/{name}"
+def worst_losses(
+    layout: Sequence[Sequence[str]], domain_of: Mapping[str, str], domain_level: str = "zone"
+) -> dict[str, WorstLoss]:
+    """For `node` and `domain_level`: the one whose loss leaves the fewest groups of the layout, and how many."""
+    groups = [Group(0.0, 0.0, _standing(nodes)) for nodes in layout]
+    losses = worst_loss(groups, _domains(layout, domain_of, domain_level, 0.0, 0.0))
+    return {level: WorstLoss(loss.domain.partition("/")[2], loss.groups_left) for level, loss in losses.items()}
+
+
+def _domains(
+    layout: Sequence[Sequence[str]],
+    domain_of: Mapping[str, str],
+    domain_level: str,
+    host_down: float,
+    domain_down: float,
+) -> list[Domain]:
+    """The tree of the nodes in the layout. Levels are part of the names: a node and a zone may be called the same."""
+    nodes = sorted({node for group in layout for node in group})
+    outer = sorted({domain_of[node] for node in nodes if node in domain_of})
+    return [Domain(f"domain/{name}", domain_level, domain_down) for name in outer] + [
+        Domain(f"node/{node}", NODE_LEVEL, host_down, f"domain/{domain_of[node]}" if node in domain_of else None)
+        for node in nodes
+    ]
+
+
+def _standing(nodes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"node/{node}" for node in nodes)
 
 
 # --- measured failure rates -------------------------------------------------------------------------------------------

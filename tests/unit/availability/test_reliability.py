@@ -9,10 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from berth.core.availability import fewer_than, unavailability, up_distribution
-from berth.core.reliability import DAY, REPAIR_TIME, Conditions, gamma_cdf, gamma_quantile, mtbf_band, predict
+from berth.core.availability import WorstLoss, fewer_than, unavailability, up_distribution
+from berth.core.reliability import (
+    DAY,
+    REPAIR_TIME,
+    FailureModel,
+    gamma_cdf,
+    gamma_quantile,
+    mtbf_band,
+    predict,
+    worst_losses,
+)
 
-IDEAL = Conditions(common_cause=0, domain_unavailability=0, detect_seconds=10)
+IDEAL = FailureModel(common_cause=0, domain_unavailability=0, detect_seconds=10)
 
 
 def test_a_whole_node_fails_as_often_as_the_pool_says() -> None:
@@ -49,17 +58,25 @@ def test_a_group_over_two_nodes_fails_with_either() -> None:
 
 
 def test_zones_limit_groups_that_share_one() -> None:
-    conditions = Conditions()
-    shared = predict([["a"], ["b"]], 1, 2, conditions, domain_of={"a": "z", "b": "z"}, spares=9)
+    rates = FailureModel()
+    shared = predict([["a"], ["b"]], 1, 2, rates, domain_of={"a": "z", "b": "z"}, spares=9)
     assert shared.limited_by == "loss of a zone"
     assert shared.unavailability == pytest.approx(1e-4, rel=0.02)
-    apart = predict([["a"], ["b"]], 1, 2, conditions, domain_of={"a": "z", "b": "y"}, spares=9)
+    apart = predict([["a"], ["b"]], 1, 2, rates, domain_of={"a": "z", "b": "y"}, spares=9)
     assert apart.unavailability < 2e-6
 
 
 def test_nodes_and_zones_may_share_a_name() -> None:
-    answer = predict([["a"]], 1, 8, Conditions(), domain_of={"a": "a"}, spares=9)
+    answer = predict([["a"]], 1, 8, FailureModel(), domain_of={"a": "a"}, spares=9)
     assert answer.limited_by == "loss of a zone"
+
+
+def test_worst_losses_say_what_a_node_and_a_zone_take() -> None:
+    layout = [["a", "b"], ["b"], ["c"]]
+    losses = worst_losses(layout, {"a": "x", "b": "x", "c": "b"})
+    assert losses == {"node": WorstLoss("b", 1), "zone": WorstLoss("x", 1)}
+    assert worst_losses(layout, {}) == {"node": WorstLoss("b", 1)}
+    assert worst_losses([], {}) == {}
 
 
 def test_without_common_cause_and_domains_it_is_k_of_n() -> None:
