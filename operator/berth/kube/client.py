@@ -133,6 +133,12 @@ class KubeClient:
             if not token:
                 return Listing(items, version)
 
+    async def newest_version(self, kind: Kind, namespace: str | None = None) -> str:
+        """The version that the server has reached: read with a list of one object."""
+        request = _Request("list", kind, kind.path(namespace), "GET", [("limit", "1")])
+        version: str = (await self._answer(request))["metadata"]["resourceVersion"]
+        return version
+
     async def watch(
         self,
         kind: Kind,
@@ -145,8 +151,10 @@ class KubeClient:
     ) -> AsyncGenerator[WatchEvent]:
         """Changes after `resource_version`, bookmarks included, until the server ends the watch after `seconds`.
 
-        A bookmark comes shortly before the end, so the next watch starts from a version that is not compacted.
-        Raises `Expired` when this version is compacted, `Transient` for a broken, silent or garbled stream.
+        A bookmark comes shortly before the end if versions went on without a matching change, so that the next watch
+        starts from a version the server still remembers. A version that the server has not reached yet is no error:
+        it sends nothing until then. Raises `Expired` when this version is compacted, `Transient` for a broken, silent
+        or garbled stream.
         """
         query = [
             *_selectors(label_selector, field_selector),

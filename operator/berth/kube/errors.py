@@ -26,8 +26,10 @@ PERMANENT_SERVER_ERRORS: Final = (
     "failed to create typed patch object",
     "failed to convert new object",
     "failed to create typed live object",
+    "more than one PodDisruptionBudget",
 )
-"""Server-side apply answers 500 without a reason for a body that does not fit the schema."""
+"""Answers of 500 that no repetition changes: a server-side apply that does not fit the schema, an eviction that several
+budgets rule."""
 
 _RBAC: Final = re.compile(r'User "[^"]*" cannot (?P<verb>\S+) resource "(?P<resource>[^"]+)"')
 
@@ -98,6 +100,8 @@ def error_from_status(
     if status in (401, 408) or (status >= 500 and not any(known in text for known in PERMANENT_SERVER_ERRORS)):
         return Transient(message, retry_after=retry_after)
     causes = (details.get("details") or {}).get("causes") or [{}]
+    if any(cause.get("field") == "metadata.uid" for cause in causes):
+        return Conflict(message)  # a patch with the uid of a former object of this name is a 422, not a 409
     return Rejected(message, reason=str(causes[0].get("reason") or reason))
 
 

@@ -5,12 +5,13 @@ deleted while nobody watched is in no event ever, so whatever the new list lacks
 
 Invariants and limits:
 
-* `store` is partial before `synced`; later it may be old. `age()` says how long ago the server was
-  last heard; a reader that would act on absence has to look at it, and to ask the server before it destroys anything;
+* `store` is partial before `synced`; later it may be old. `age()` says how old at most; a
+  reader that would act on absence has to look at it, and to ask the server before it destroys anything;
 * a watch is agreed to end after `watch_seconds` and is dropped a little later if the server does not end it, so a dead
-  connection is noticed in that time. Each end brings a bookmark, which keeps the next start cheap;
-* versions in a stream only grow. One that goes back (events out of order, etcd restored from a backup), a compacted
-  version (410) and `relist_seconds` all lead to a new list;
+  connection is noticed in that time;
+* after a failure the watch goes on from the last version seen, once the server has shown that it has not fallen behind
+  that version (etcd restored from a backup): it would silently send nothing until it has caught up;
+* a compacted version (410), a version that goes back and `relist_seconds` lead to a new list;
 * `on_change(old, new)` runs on the event loop right after the copy changed, in order: it may only note or wake.
   Objects are shared with the store, so nobody may change them.
 """
@@ -130,7 +131,7 @@ class Reflector:
         self._failures = 0
 
     def age(self) -> float:
-        """Seconds since the server was last heard; infinite before the first answer."""
+        """Seconds since the server last sent or confirmed what the copy holds; infinite before the first list."""
         return float("inf") if self._contact is None else self._now() - self._contact
 
     async def run(self) -> None:
@@ -160,17 +161,16 @@ class Reflector:
         self.synced.set()
 
     async def _watch_until_relist(self) -> str:
-        """Follow the changes, watch after watch; returns why a new list is due.
-
-        A watch that fails is resumed from the last version seen: nothing is lost by that, and a server in trouble is
-        spared the list.
-        """
+        """Follow the changes, watch after watch; returns why a new list is due."""
         due = self._now() + self._relist_seconds * self._rng.uniform(0.8, 1.0)
+        failure: BerthError | None = None
         while self._now() < due:
             started = self._now()
-            failure: BerthError | None = None
             try:
+                if failure is not None:
+                    await self._expect_version()
                 await self._watch()
+                failure = None
             except BerthError as error:
                 failure = error
             if self._now() - started >= min(1.0, self._watch_seconds / 2):
@@ -182,6 +182,12 @@ class Reflector:
             if isinstance(failure, Expired):
                 return "expired"
         return "periodic"
+
+    async def _expect_version(self) -> None:
+        """Raises `Expired` when the server is behind the last version seen."""
+        newest = await self._client.newest_version(self.kind, self._namespace)
+        if _older(newest, self._version):
+            raise Expired(f"list {self.kind.plural}: the server is at version {newest}, behind {self._version}")
 
     async def _watch(self) -> None:
         """One watch to its end."""
@@ -208,11 +214,9 @@ class Reflector:
 
     def _put(self, obj: Object) -> None:
         key = _key(obj)
-        held = self.store.get(*key)
-        if held is not None and held["metadata"]["resourceVersion"] == obj["metadata"]["resourceVersion"]:
-            return
         new = self._transform(obj)
-        self._tell(self.store.put(key, new), new)
+        if new != self.store.get(*key):
+            self._tell(self.store.put(key, new), new)
 
     def _tell(self, old: Object | None, new: Object | None) -> None:
         if self._on_change is None or (old is None and new is None):

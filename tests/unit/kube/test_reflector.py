@@ -107,7 +107,7 @@ async def test_objects_deleted_while_nobody_watched_vanish_and_are_told(
         assert watched.changes.count((None, "a")) == 1, "an unchanged object is not told again"
 
 
-async def test_a_broken_watch_goes_on_from_the_last_version_without_a_list(
+async def test_a_broken_watch_goes_on_from_the_last_version_without_a_full_list(
     client: KubeClient, server: ScriptedServer
 ) -> None:
     metrics = Metrics()
@@ -115,14 +115,34 @@ async def test_a_broken_watch_goes_on_from_the_last_version_without_a_list(
         listing(version="10"),
         stream(event("ADDED", obj("a", 11)), bookmark(15), end="reset"),
         refusal(503),
+        listing(version="15"),
         hang,
+        listing(version="15"),
         stream(event("ADDED", obj("b", 16)), end="cut"),
+        listing(obj("a", 11), version="99"),
         stream(event("ADDED", obj("c", 17)), end="hang"),
     )
     async with reflecting(client, server, *script, metrics=metrics) as watched:
         await watched.until(lambda: watched.names() == {"a", "b", "c"})
-    assert [request.query["resourceVersion"] for request in server.requests[1:]] == ["10", "15", "15", "15", "16"]
+    watches = [request.query for request in server.requests if "watch" in request.query]
+    assert [query["resourceVersion"] for query in watches] == ["10", "15", "15", "16"]
+    assert [request.query for request in server.requests[2:4]] == [{"limit": "1"}, {"limit": "1"}]
     assert 'berth_reflector_lists_total{kind="Pod",reason="start"} 1.0' in metrics.render().decode()
+
+
+async def test_a_server_that_comes_back_behind_the_last_version_is_listed_anew(
+    client: KubeClient, server: ScriptedServer
+) -> None:
+    script = (
+        listing(obj("late", 90), version="100"),
+        stream(end="reset"),
+        listing(version="50"),
+        listing(obj("early", 40), version="51"),
+        stream(event("ADDED", obj("new", 52)), end="hang"),
+    )
+    async with reflecting(client, server, *script) as watched:
+        await watched.until(lambda: watched.names() == {"early", "new"})
+        assert ("late", None) in watched.changes
 
 
 async def test_a_silent_watch_is_dropped_and_the_age_shows_it(
@@ -130,9 +150,10 @@ async def test_a_silent_watch_is_dropped_and_the_age_shows_it(
 ) -> None:
     monkeypatch.setattr("berth.kube.client.WATCH_SLACK_SECONDS", 0.1)
     silent = stream(end="hang")
-    script = (listing(version="10"), silent, silent, stream(event("ADDED", obj("a", 11)), end="hang"))
+    answered = listing(version="10")
+    script = (answered, silent, answered, silent, hang, answered, stream(event("ADDED", obj("a", 11)), end="hang"))
     async with reflecting(client, server, *script, watch_seconds=0.1) as watched:
-        await watched.until(lambda: len(server.requests) == 3)
+        await watched.until(lambda: len(server.requests) == 4)
         assert watched.reflector.age() >= 0.2
         assert isinstance(watched.reflector.error, Transient)
         await watched.until(lambda: watched.names() == {"a"})
@@ -142,11 +163,12 @@ async def test_a_silent_watch_is_dropped_and_the_age_shows_it(
 async def test_a_watch_that_always_ends_at_once_is_not_reopened_in_a_busy_loop(
     client: KubeClient, server: ScriptedServer
 ) -> None:
-    server.then = stream()
-    async with reflecting(client, server, listing(version="10")) as watched:
+    answered = listing(version="10")
+    script = [answered, *[stream(), answered] * 20]
+    async with reflecting(client, server, *script) as watched:
+        await watched.until(lambda: "ended at once" in str(watched.reflector.error))
         await asyncio.sleep(0.3)
-        assert 2 <= len(server.requests) < 12
-        assert "ended at once" in str(watched.reflector.error)
+        assert 4 <= len(server.requests) < 20
 
 
 async def test_versions_that_go_back_lead_to_a_new_list(client: KubeClient, server: ScriptedServer) -> None:
