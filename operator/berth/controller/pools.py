@@ -9,6 +9,7 @@ from berth.api.gpupool import GPUPool, parse_gpupool
 from berth.controller.arbiter import Arbiter
 from berth.controller.world import Key, World
 from berth.core.conditions import Condition, merge
+from berth.core.plan import readable_pools
 from berth.core.pools import PoolState, nodes_of, pool_status
 from berth.errors import InvalidSpec
 from berth.kube.client import KubeClient
@@ -51,16 +52,12 @@ class PoolReconciler:
         """The pool as of now, from the local copies."""
         everything = self._arbiter.all_nodes(pool.spec.resource_name)
         used = self._arbiter.used(pool.spec.resource_name, nodes_of(pool, everything))
-        return pool_status(pool, self._readable_pools(), everything, used)
-
-    def _readable_pools(self) -> list[GPUPool]:
-        found = []
-        for raw in self._world.pools.store.all():
-            try:
-                found.append(parse_gpupool(raw))
-            except InvalidSpec:
-                continue  # says so in its own status
-        return found
+        return pool_status(
+            pool,
+            readable_pools({p["metadata"]["name"]: p for p in self._world.pools.store.all()}).values(),
+            everything,
+            used,
+        )
 
     async def _write(self, raw: Object, status: Object) -> None:
         if status == (raw.get("status") or {}):

@@ -7,7 +7,9 @@ disruption budget, configuration), then groups, then what is left over.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -109,7 +111,7 @@ def make_plan(snapshot: Snapshot, defaults: Defaults, needed: Callable[[LLMDeplo
 def resolve(snapshot: Snapshot, defaults: Defaults) -> Wanted:
     """The allocation in force and the template of its groups. Raises InvalidSpec with the reason."""
     deployment = snapshot.deployment
-    pools = {name: parse_gpupool(raw) for name, raw in snapshot.pools.items()}
+    pools = readable_pools(snapshot.pools)
     accept(deployment, pools, snapshot.missing_claims)
     if not deployment.spec.fixed_allocations:
         raise InvalidSpec(
@@ -121,6 +123,15 @@ def resolve(snapshot: Snapshot, defaults: Defaults) -> Wanted:
     image = _image(snapshot, defaults, allocation, pool)
     template = group_template(deployment, allocation, pool, image, defaults.engine_files)
     return Wanted(allocation, pool, template, wanted_groups(deployment, allocation))
+
+
+def readable_pools(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, GPUPool]:
+    """The pools this release can read; one that it cannot says so itself and is no deployment's fault."""
+    pools = {}
+    for name, manifest in raw.items():
+        with suppress(InvalidSpec):
+            pools[name] = parse_gpupool(manifest)
+    return pools
 
 
 def _image(snapshot: Snapshot, defaults: Defaults, allocation: Allocation, pool: GPUPool) -> str:
@@ -172,7 +183,7 @@ def _rollout(snapshot: Snapshot, wanted: Wanted, judgements: Mapping[str, Judgem
     )
     serving = frozenset(name for name, judgement in judgements.items() if judgement.serving)
     marked = [_as_marked(group, judgements[group.name], snapshot.now) for group in snapshot.groups]
-    jitter = int(snapshot.deployment.metadata.uid.replace("-", "")[-4:] or "0", 16) / 0x10000
+    jitter = zlib.crc32(snapshot.deployment.metadata.uid.encode()) / 2**32
     return plan_rollout(marked, serving, snapshot.shortages, policy, snapshot.now, jitter)
 
 
