@@ -126,9 +126,13 @@ def stored(replica_group: Mapping[str, Any], uid: str = "b9b7c3f0-2f7c-4a52-8f2b
     return {**replica_group, "metadata": {**replica_group["metadata"], "uid": uid}}
 
 
-def group(made: GroupTemplate, planned_nodes: Sequence[str] | None = None) -> Manifest:
+def new_group(made: GroupTemplate, planned_nodes: Sequence[str] | None = None) -> Manifest:
     nodes = [f"h100-node-{member}" for member in range(made.members)] if planned_nodes is None else planned_nodes
-    return stored(render_replica_group(made, made.reference, 0, 7, nodes))
+    return render_replica_group(made, made.reference, 0, 7, nodes)
+
+
+def group(made: GroupTemplate, planned_nodes: Sequence[str] | None = None) -> Manifest:
+    return stored(new_group(made, planned_nodes))
 
 
 def pods(made: GroupTemplate, planned_nodes: Sequence[str] | None = None) -> list[Manifest]:
@@ -139,7 +143,12 @@ def everything(made: GroupTemplate, planned_nodes: Sequence[str] | None = None) 
     """All objects that one group of a deployment brings, in the order they are created."""
     replica_group = group(made, planned_nodes)
     services = [render_group_service(replica_group)] if made.members > 1 else []
-    return [render_config_map(made), replica_group, *services, *render_pods(made, replica_group)]
+    return [
+        render_config_map(made),
+        new_group(made, planned_nodes),
+        *services,
+        *render_pods(made, replica_group),
+    ]
 
 
 def of_deployment(made: GroupTemplate) -> list[Manifest]:

@@ -1,8 +1,8 @@
 """Every object Berth creates, rendered as plain JSON-ready dictionaries. Pure: the same input gives the same output.
 
 `group_template` resolves what groups have in common and refuses what cannot be; the `render_*` functions make the
-objects. What a user writes reaches environment variables, annotations, labels, names of referenced objects and model.yaml;
-of a command line only names of environment variables; never a shell.
+objects. What a user writes reaches environment variables, annotations, labels, names of referenced objects and
+model.yaml; of a command line only names of environment variables; never a shell.
 """
 
 from berth.core.render.configmap import render_config_map
