@@ -1,27 +1,16 @@
 """What Berth says about itself to Prometheus: every collector behind a named function.
 
 One `Metrics` per process (per application in tests), with its own registry: nothing is global. Labels hold only
-finite words (verbs, kinds, results), never names of objects. `serve` is the small HTTP page on which the process shows
-them, next to its probes.
+finite words (verbs, kinds, results), never names of objects.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import ssl
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-_log = logging.getLogger(__name__)
-
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-REQUEST_SECONDS: Final = 5.0
-"""A client that has not asked and read by then is cut off."""
 
 _API_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _RECONCILE_SECONDS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -107,63 +96,3 @@ class Metrics:
     def render(self) -> bytes:
         """The exposition text, to be sent with CONTENT_TYPE."""
         return generate_latest(self.registry)
-
-    def page(self) -> Answer:
-        """The route /metrics."""
-        return Answer(self.render(), content_type=CONTENT_TYPE)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a route gives back."""
-
-    body: bytes
-    status: int = 200
-    content_type: str = "text/plain; charset=utf-8"
-
-
-Routes = Mapping[str, Callable[[], Answer]]
-
-
-async def serve(routes: Routes, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> asyncio.Server:
-    """Answer GET requests for the paths of `routes`, one per connection; the caller closes the server.
-
-    A route that raises is a 500; OSError when the address cannot be bound.
-    """
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(_respond(routes, head))
-                await writer.drain()
-        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
-            _log.debug("request not served: %r", error)
-        finally:
-            writer.close()
-
-    return await asyncio.start_server(connected, host, port, ssl=tls, limit=8192)
-
-
-def _respond(routes: Routes, head: bytes) -> bytes:
-    """The whole HTTP answer to a request head."""
-    method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
-    path = rest.partition(" ")[0].partition("?")[0]
-    if method != "GET":
-        answer = Answer(b"only GET\n", 405)
-    elif (route := routes.get(path)) is None:
-        answer = Answer(b"not found\n", 404)
-    else:
-        try:
-            answer = route()
-        except Exception:
-            _log.exception("route %s failed", path)
-            answer = Answer(b"failed\n", 500)
-    lines = (
-        f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}",
-        f"Content-Type: {answer.content_type}",
-        f"Content-Length: {len(answer.body)}",
-        "X-Content-Type-Options: nosniff",
-        "Connection: close",
-    )
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + answer.body

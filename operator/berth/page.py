@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from aiohttp import web
-from prometheus_client import generate_latest
 
 from berth.metrics import CONTENT_TYPE, Metrics
 
@@ -21,7 +20,7 @@ async def serve_page(
     """Serve until `stack` closes. The two callables give the reason, empty while all is well."""
 
     async def expose(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     def probe(why_not: Callable[[], str]) -> Callable[[web.Request], web.Response]:
         async def answer(_: web.Request) -> web.Response:

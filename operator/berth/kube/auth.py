@@ -31,7 +31,7 @@ async def configuration(kubeconfig: str = "", context: str = "") -> Configuratio
             )
         else:
             load_incluster_config(client_configuration=result)
-    except (ConfigException, OSError, yaml.YAMLError) as error:
+    except (ConfigException, OSError, ValueError, yaml.YAMLError) as error:
         remedy = "check the path and the context" if kubeconfig else "outside of a pod set BERTH_KUBECONFIG"
         raise InvalidSettings(f"no access to a cluster: {error}; {remedy}") from error
     return result
@@ -54,8 +54,9 @@ def _refuse_unsafe(path: Path, context: str) -> None:
 
 
 def _named(document: dict[str, Any], section: str, entry: str, name: object) -> dict[str, Any]:
-    for each in document.get(section) or []:
-        if each.get("name") == name and isinstance(each.get(entry), dict):
-            found: dict[str, Any] = each[entry]
-            return found
+    entries = document.get(section)
+    for each in entries if isinstance(entries, list) else ():
+        match each:
+            case {"name": str(found)} if found == name and isinstance(each.get(entry), dict):
+                return dict(each[entry])
     raise ConfigException(f"no {entry} {name!r} in {section}")
