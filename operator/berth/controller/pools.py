@@ -52,7 +52,8 @@ class PoolReconciler:
         """The pool as of now, from the local copies."""
         everything = self._arbiter.all_nodes(pool.spec.resource_name)
         used = self._arbiter.used(pool.spec.resource_name, nodes_of(pool, everything))
-        return pool_status(
+        everybody = readable_pools({raw["metadata"]["name"]: raw for raw in self._world.pools.store.all()})
+        return pool_status(pool, everybody.values(), everything, used)
             pool,
             readable_pools({p["metadata"]["name"]: p for p in self._world.pools.store.all()}).values(),
             everything,
