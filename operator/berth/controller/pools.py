@@ -54,11 +54,6 @@ class PoolReconciler:
         used = self._arbiter.used(pool.spec.resource_name, nodes_of(pool, everything))
         everybody = readable_pools({raw["metadata"]["name"]: raw for raw in self._world.pools.store.all()})
         return pool_status(pool, everybody.values(), everything, used)
-            pool,
-            readable_pools({p["metadata"]["name"]: p for p in self._world.pools.store.all()}).values(),
-            everything,
-            used,
-        )
 
     async def _write(self, raw: Object, status: Object) -> None:
         if status == (raw.get("status") or {}):
