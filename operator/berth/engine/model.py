@@ -175,12 +175,7 @@ class TritonPythonModel:
         self._answers.put(lambda: sender.send(response, flags=flags))
 
     def _answer_error(self, sender: Any, error: Exception) -> None:
-        code = pb_utils.TritonError.INTERNAL
-        for kind, its_code in ERROR_CODES.items():
-            if isinstance(error, kind):
-                code = its_code
-        words = str(error) if code != pb_utils.TritonError.INTERNAL else f"{type(error).__name__}: {error}"
-        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(words, code))
+        response = pb_utils.InferenceResponse(error=triton_error(error))
         self._answers.put(lambda: sender.send(response, flags=FINAL))
 
     def _send(self) -> None:
@@ -245,11 +240,16 @@ class Cancelled(Exception):
     """The client went away or asked to stop."""
 
 
-ERROR_CODES: dict[type[Exception], int] = {
-    RequestError: pb_utils.TritonError.INVALID_ARG,
-    Draining: pb_utils.TritonError.UNAVAILABLE,
-    Cancelled: pb_utils.TritonError.CANCELLED,
-}
+def triton_error(error: Exception) -> Any:
+    """What the client sees; an unexpected error with its type."""
+    match error:
+        case RequestError():
+            return pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+        case Draining():
+            return pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
+        case Cancelled():
+            return pb_utils.TritonError(str(error), pb_utils.TritonError.CANCELLED)
+    return pb_utils.TritonError(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
 
 
 def times(ticket: Ticket) -> dict[str, int]:

@@ -142,8 +142,9 @@ def _incarnation(environment: Mapping[str, str]) -> int:
 
 
 def with_defaults(command: Sequence[str], pod_ip: str | None, shm_prefix: str) -> list[str]:
-    """Adds to a `tritonserver` command the addresses, ports and shared-memory prefix it does not name itself."""
-    if Path(command[0]).name != "tritonserver":
+    """Adds to a `tritonserver` command the addresses, ports, backends and shared-memory prefix it does not name."""
+    server = Path(command[0])
+    if server.name != "tritonserver":
         return list(command)
     wanted: dict[str, str | int] = {
         "--http-port": contract.PORT_HTTP,
@@ -152,6 +153,9 @@ def with_defaults(command: Sequence[str], pod_ip: str | None, shm_prefix: str) -
     }
     if pod_ip:
         wanted = {"--http-address": pod_ip, "--grpc-address": pod_ip, "--metrics-address": pod_ip, **wanted}
+    backends = server.parents[1] / "backends" if len(server.parts) > 2 else None
+    if backends and backends.is_dir():
+        wanted["--backend-directory"] = str(backends)
     given = {argument.partition("=")[0] for argument in command}
     added = [f"{name}={value}" for name, value in wanted.items() if name not in given]
     if not any("shm-region-prefix-name" in argument for argument in command):
