@@ -28,6 +28,8 @@ _TEXTS = (
     "USD",
     "NCCL_DEBUG",
     "HF_TOKEN",
+    "BERTH_SIMULATED",
+    "BERTH_GROUP",
     "PATH",
     "H100-SXM-80",
     "owner/name",

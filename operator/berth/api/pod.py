@@ -24,6 +24,7 @@ from berth.api.schema import (
     Satisfies,
     refuse,
 )
+from berth.engine import contract
 
 RESERVED_ENV: Final = (
     "CUDA_DEVICE_ORDER",
@@ -39,6 +40,8 @@ RESERVED_ENV: Final = (
     "RAY_ADDRESS",
 )
 """Variables that Berth sets or that would change what it starts."""
+OPEN_ENV: Final = (contract.SIMULATED,)
+"""Excepted from the prefixes: the user's way to set the simulated engine."""
 RESERVED_ENV_PREFIXES: Final = ("BERTH_", "KUBERNETES_", "LD_", "NVIDIA_", "OMPI_", "PMIX_", "PMI_", "PRTE_", "PRRTE_")
 
 RESERVED_LABELS: Final = (
@@ -54,7 +57,7 @@ RESERVED_LABELS."""
 
 def reserved_env(name: str) -> bool:
     """Whether Berth keeps this environment variable for itself."""
-    return name in RESERVED_ENV or name.startswith(RESERVED_ENV_PREFIXES)
+    return name in RESERVED_ENV or (name not in OPEN_ENV and name.startswith(RESERVED_ENV_PREFIXES))
 
 
 def reserved_label(key: str) -> bool:
@@ -158,8 +161,8 @@ class EnvVar(Model):
         Satisfies(
             (
                 Rule(
-                    f"!(self in {_quoted(RESERVED_ENV)}) && "
-                    f"!{_quoted(RESERVED_ENV_PREFIXES)}.exists(prefix, self.startsWith(prefix))",
+                    f"!(self in {_quoted(RESERVED_ENV)}) && (self in {_quoted(OPEN_ENV)} || "
+                    f"!{_quoted(RESERVED_ENV_PREFIXES)}.exists(prefix, self.startsWith(prefix)))",
                     f"is reserved ({', '.join(RESERVED_ENV)} and {', '.join(f'{p}*' for p in RESERVED_ENV_PREFIXES)}): "
                     "remove it",
                     lambda name: not reserved_env(name),

@@ -189,6 +189,11 @@ def test_absent_fields_behave_as_their_documented_defaults() -> None:
     assert parse_gpupool(BASES["pools/GPUPool/h100"]).spec.allowed_namespaces.names == ()
 
 
+def test_settings_of_the_simulated_engine_may_be_given_as_environment() -> None:
+    env = [{"name": "BERTH_SIMULATED", "value": '{"load_seconds": 3}'}]
+    assert parse_llmdeployment(edit(LLAMA, {"spec.pod.env": env})).spec.pod.env[0].name == "BERTH_SIMULATED"
+
+
 def test_models_are_frozen() -> None:
     group = parse_replicagroup(REPLICA_GROUP)
     with pytest.raises(ValueError, match="frozen"):
