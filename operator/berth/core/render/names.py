@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 from berth.api.llmdeployment import LLMDeployment
@@ -49,7 +50,7 @@ def disruption_budget_name(reference: DeploymentRef) -> str:
 
 def config_map_name(reference: DeploymentRef, data: Mapping[str, str]) -> str:
     """`llama-70b-0123456789`: the ConfigMap that holds exactly `data`."""
-    return f"{reference.name}-{digest(data, 10)}"
+    return f"{reference.name}-{digest({name: _text_digest(text) for name, text in data.items()}, 10)}"
 
 
 def replica_group_name(reference: DeploymentRef, group: int, incarnation: int) -> str:
@@ -76,3 +77,9 @@ def digest(content: Any, length: int) -> str:
     """The first hexadecimal digits of SHA-256 over `content` as JSON; the order of keys does not matter."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+@lru_cache(maxsize=256)
+def _text_digest(text: str) -> str:
+    """Remembered, because every pass over every deployment names the same 200 kB of engine library."""
+    return hashlib.sha256(text.encode()).hexdigest()
