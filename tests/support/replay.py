@@ -89,10 +89,7 @@ def replay(engine: EngineModel, trace: Trace, max_requested: int) -> Measured:
         if not running and waiting[0].arrival > now:
             now = waiting[0].arrival
         while (
-            waiting
-            and waiting[0].arrival <= now
-            and len(running) < engine.max_batch_size
-            and waiting[0].blocks <= free
+            waiting and waiting[0].arrival <= now and len(running) < engine.max_batch_size and waiting[0].blocks <= free
         ):
             free -= waiting[0].blocks
             running.append(waiting.popleft())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 from berth.cli.crd import crd
+from berth.cli.operator import operator
 from berth.cli.pools import pools
+from berth.cli.traffic import traffic
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -14,4 +16,6 @@ def main() -> None:
 
 
 main.add_command(crd)
+main.add_command(operator)
 main.add_command(pools)
+main.add_command(traffic)
