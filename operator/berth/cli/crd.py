@@ -30,7 +30,7 @@ def crd(output_dir: Path, check: bool, check_compatible: Path | None) -> None:
     if check:
         _check(generated, output_dir)
     if check_compatible is not None:
-        _check_compatible(generated, check_compatible)
+        _check_compatible(check_compatible)
     if check or check_compatible is not None:
         return
     if str(output_dir) == "-":
@@ -49,19 +49,21 @@ def _check(generated: dict[str, str], folder: Path) -> None:
         raise click.ClickException(f"{folder} is out of date ({', '.join(differing)}): run `berth crd`")
 
 
-def _check_compatible(generated: dict[str, str], folder: Path) -> None:
+def _check_compatible(folder: Path) -> None:
     import yaml
 
     from berth.api.compatibility import breaks
+    from berth.api.crd import RESOURCES, manifest
 
+    current = {resource.file_name: manifest(resource) for resource in RESOURCES}
     released = sorted(folder.glob("*.yaml"))
     if not released:
         raise click.ClickException(f"{folder} holds no CRDs: name the folder of a release")
     found = []
     for path in released:
-        if path.name not in generated:
+        if path.name not in current:
             found.append(f"{path.name} was removed")
         else:
-            found += breaks(yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(generated[path.name]))
+            found += breaks(yaml.safe_load(path.read_text(encoding="utf-8")), current[path.name])
     if found:
         raise click.ClickException(f"breaks with {folder}:\n" + "\n".join(f"  {line}" for line in found))
