@@ -147,7 +147,11 @@ class Reflector:
     async def _list(self, reason: str) -> None:
         """Replace the whole copy by the server's, and tell every difference."""
         listing = await self._client.list(
-            self.kind, self._namespace, label_selector=self._label_selector, field_selector=self._field_selector
+            self.kind,
+            self._namespace,
+            label_selector=self._label_selector,
+            field_selector=self._field_selector,
+            transform=self._transform,
         )
         self._metrics.reflector_list(self.kind.name, reason)
         self._heard()
@@ -209,12 +213,11 @@ class Reflector:
                 if event.type == "DELETED":
                     self._tell(self.store.put(_key(event.object), None), None)
                 elif event.type != "BOOKMARK":
-                    self._put(event.object)
+                    self._put(self._transform(event.object))
         self._heard()
 
-    def _put(self, obj: Object) -> None:
-        key = _key(obj)
-        new = self._transform(obj)
+    def _put(self, new: Object) -> None:
+        key = _key(new)
         if new != self.store.get(*key):
             self._tell(self.store.put(key, new), new)
 

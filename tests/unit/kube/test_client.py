@@ -45,6 +45,15 @@ async def test_a_list_whose_pages_expired_is_fetched_once_more_in_one_piece(
     assert server.requests[2].query == {"limit": "0"}
 
 
+async def test_a_transform_sees_each_item_of_each_page_once(client: KubeClient, server: ScriptedServer) -> None:
+    def slim(item: dict[str, Any]) -> dict[str, Any]:
+        return {"name": item["metadata"]["name"], "kind": item["kind"]}
+
+    server.script = [listing(obj("a"), token="next"), listing(obj("b"))]
+    found = await client.list(POD, transform=slim)
+    assert found.items == [{"name": "a", "kind": "Pod"}, {"name": "b", "kind": "Pod"}]
+
+
 async def test_an_answer_that_never_comes_ends_in_time(client: KubeClient, server: ScriptedServer) -> None:
     server.script = [hang]
     started = time.monotonic()
