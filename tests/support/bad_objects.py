@@ -41,7 +41,7 @@ def edit(manifest: Manifest, changes: Mapping[str, Any]) -> Manifest:
         if value is REMOVED:
             del node[last]
         else:
-            node[int(last) if isinstance(node, list) else last] = value
+            node[int(last) if isinstance(node, list) else last] = copy.deepcopy(value)
     return edited
 
 
