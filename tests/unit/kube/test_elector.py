@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import pytest
+from kubernetes.aio.client import ApiClient
 
 from berth.kube.client import KubeClient
 from berth.kube.elector import Elector, LeadershipLost
@@ -159,14 +160,15 @@ async def test_renewals_keep_the_lead(client: KubeClient, server: ScriptedServer
 
 
 async def test_a_server_that_hangs_ends_the_lead_before_anybody_else_may_start(
-    client: KubeClient, server: ScriptedServer
+    api: ApiClient, server: ScriptedServer
 ) -> None:
     server.script = [refusal(404), held("me")]
-    contender = elector(client)
+    contender = elector(KubeClient(api))
     started = time.monotonic()
     await contender.acquire()
     assert "past its deadline" in await lost(contender)
     assert 0.4 <= time.monotonic() - started < 1.0
+    assert len(server.requests) > 3, "one hanging connection is not the end of the attempts"
 
 
 async def test_a_server_that_refuses_ends_the_lead_at_the_deadline_not_before(
@@ -230,6 +232,7 @@ async def test_an_answer_that_arrives_after_the_deadline_does_not_bring_the_lead
         await held("me", 2)(writer)
 
     server.script = [refusal(404), held("me"), late]
+    server.then = held("me", 3)
     contender = elector(client, now=clock)
     await contender.acquire()
     assert "past its deadline" in await lost(contender)

@@ -59,6 +59,11 @@ def test_an_apply_that_does_not_fit_the_schema_is_permanent_although_it_is_a_500
     assert type(translate(500, "", message)) is Rejected
 
 
+def test_a_patch_with_the_uid_of_a_former_object_is_a_conflict_although_it_is_a_422() -> None:
+    details = {"causes": [{"reason": "FieldValueInvalid", "field": "metadata.uid", "message": "field is immutable"}]}
+    assert type(translate(422, "Invalid", details=details)) is Conflict
+
+
 def test_missing_rbac_names_verb_and_resource() -> None:
     message = (
         'poddisruptionbudgets.policy is forbidden: User "system:serviceaccount:berth:berth" cannot create resource '
