@@ -126,10 +126,15 @@ class Elector:
         self._stop()
         if self._lease is None or self.holder != self.identity:
             return
+        free = {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": self._timestamp()}
         try:
             async with asyncio.timeout(self._retry):
-                await self._write({"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": self._timestamp()})
-            self.holder = ""
+                try:
+                    await self._write(free)
+                except Conflict:  # of a renewal that was cut short the server may know more than this process
+                    self._read(await self._client.get(LEASE, self._namespace, self._name))
+                    if self.holder == self.identity:
+                        await self._write(free)
         except (BerthError, TimeoutError) as error:
             _log.warning("Lease %s not released: %s", self._name, error or "no answer in time")
 

@@ -252,6 +252,25 @@ async def test_giving_the_lease_back_frees_it_for_others(client: KubeClient, ser
     assert len(server.requests) == 3
 
 
+async def test_a_renewal_cut_short_does_not_keep_the_lease_from_being_given_back(
+    client: KubeClient, server: ScriptedServer
+) -> None:
+    server.script = [refusal(404), held("me", 5), refusal(409, "Conflict"), held("me", 6), lease("", 7)]
+    contender = elector(client)
+    await contender.acquire()
+    await contender.release()
+    assert contender.holder == ""
+    assert server.requests[4].body["metadata"]["resourceVersion"] == "6"
+
+
+async def test_a_lease_taken_meanwhile_is_not_given_away(client: KubeClient, server: ScriptedServer) -> None:
+    server.script = [refusal(404), held("me", 5), refusal(409, "Conflict"), held("other", 6)]
+    contender = elector(client)
+    await contender.acquire()
+    await contender.release()
+    assert [request.method for request in server.requests] == ["GET", "POST", "PATCH", "GET"]
+
+
 async def test_giving_back_a_lease_that_is_anothers_or_unreachable_changes_nothing(
     client: KubeClient, server: ScriptedServer
 ) -> None:
