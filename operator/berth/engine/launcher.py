@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import math
 import os
 import shutil
 import signal
@@ -25,9 +23,11 @@ from typing import Any, Final
 
 from berth.engine import contract, exposition, web
 from berth.engine.contract import Exit
-from berth.engine.exchange import Reader, Writer, process_alive
+from berth.engine.control import Control
+from berth.engine.exchange import Reader, process_alive
 from berth.engine.members import Roster, join, resolve
 from berth.engine.options import Options, Usage, parse, with_defaults
+from berth.engine.page import drain, pages
 from berth.engine.supervisor import Child, become_subreaper, remove_shared_memory
 from berth.engine.watch import ProgressWatch, Verdict
 
@@ -45,13 +45,13 @@ class Launcher:
     def __init__(self, options: Options, environment: Mapping[str, str], run_dir: Path) -> None:
         self._options = options
         self._environment = environment
-        self._prefix = f"berth_{run_dir.name}_"
-        self._control_writer = Writer(run_dir / contract.CONTROL_FILE)
+        self._prefix = f"berth_{options.dial}_{run_dir.name}_"
+        self._control = Control(run_dir / contract.CONTROL_FILE)
         self._state_reader = Reader(run_dir / contract.STATE_FILE)
         self._run_dir = run_dir
         (run_dir / contract.STATE_FILE).unlink(missing_ok=True)
+        remove_shared_memory(self._prefix)  # of a container life before this one
         self._state: dict[str, Any] = {}
-        self._control: dict[str, Any] = {"number": 0, "accept_until": None, "member_lost": False, "objectives": {}}
         self._watch = ProgressWatch(
             hang_after=options.hang_after,
             first_token_timeout=options.first_token_timeout,
@@ -75,8 +75,7 @@ class Launcher:
             loop.add_signal_handler(number, self._asked_to_stop)
         for number in HANDED_ON:
             loop.add_signal_handler(number, self._hand_on, number)
-        self._write_control()
-        page = await web.serve(self._page, self._options.pod_ip, contract.PORT_PAGE)
+        page = await web.serve(pages(self), self._options.pod_ip, contract.PORT_PAGE)
         try:
             verdict = await (self._lead() if self._options.is_leader else self._work())
         finally:
@@ -144,10 +143,10 @@ class Launcher:
         """Reads the model's state, judges it, and sends a canary if nothing else shows life."""
         if verdict := self._command_ended():
             return verdict
-        if self._roster.lost and not self._control["member_lost"]:
+        if self._roster.lost and not self._control.member_lost:
             if self._options.on_member_lost == "exit":
                 return Verdict(Exit.MEMBER_LOST, self._roster.lost)
-            self._set_control(member_lost=True)
+            self._control.lose_member()
             self._watch.suspicious = True
         self._state = self._state_reader.read()
         if self._state.get("phase") == "failed":
@@ -203,7 +202,7 @@ class Launcher:
         assert self._child is not None
         patience = self._options.exit_timeout if self._loaded else KILL_UNLOADED_AFTER
         if self._loaded:
-            self._drain(0.0)
+            self._control.drain(0.0)
             deadline = time.monotonic() + self._options.drain_timeout
             while not self._drained and time.monotonic() < deadline and not self._hurry.is_set():
                 if verdict := self._look():
@@ -244,27 +243,9 @@ class Launcher:
         return self._state.get("phase") == "ready"
 
     @property
-    def _draining(self) -> bool:
-        return self._control["accept_until"] is not None
-
-    @property
     def _drained(self) -> bool:
         """Nothing in flight, said by a model that has seen that it must refuse."""
-        return self._state.get("control") == self._control["number"] and not self._state["in_flight"]
-
-    @property
-    def _phase(self) -> str:
-        if self._stop.is_set():
-            return "stopping"
-        if not self._options.is_leader:
-            return "serving" if self._joined.is_set() else "joining"
-        if self._child is None:
-            return "joining"
-        if not self._loaded:
-            return "loading"
-        if not self._watch.first_token:
-            return "warming"
-        return "draining" if self._draining else "serving"
+        return self._state.get("control") == self._control.number and not self._state["in_flight"]
 
     def _asked_to_stop(self) -> None:
         if self._stop.is_set():
@@ -280,70 +261,48 @@ class Launcher:
             async with asyncio.timeout(seconds):
                 await event.wait()
 
-    def _drain(self, grace: float) -> None:
-        until = time.monotonic() + grace
-        before = self._control["accept_until"]
-        self._set_control(accept_until=until if before is None else min(before, until))
+    # --- what the page shows -----------------------------------------------------------------------------------------
+    @property
+    def phase(self) -> str:
+        if self._stop.is_set():
+            return "stopping"
+        if not self._options.is_leader:
+            return "serving" if self._joined.is_set() else "joining"
+        if self._child is None:
+            return "joining"
+        if not self._loaded:
+            return "loading"
+        if not self._watch.first_token:
+            return "warming"
+        return "draining" if self._control.draining else "serving"
 
-    def _set_control(self, **changes: Any) -> None:
-        if any(self._control[key] != value for key, value in changes.items()):
-            self._control = {**self._control, **changes, "number": self._control["number"] + 1}
-            self._write_control()
+    @property
+    def control(self) -> Control:
+        return self._control
 
-    def _write_control(self) -> None:
-        self._control_writer.write(self._control)
-
-    # --- the page ----------------------------------------------------------------------------------------------------
-    async def _page(self, request: web.Request) -> web.Response:
-        phase = self._phase
-        match request.method, request.path:
-            case "GET", "/livez":
-                return web.Response(200, "ok\n")
-            case "GET", "/startupz":
-                return web.Response(503 if phase in ("joining", "loading", "warming") else 200, phase + "\n")
-            case "GET", "/readyz":
-                return web.Response(200 if phase == "serving" else 503, phase + "\n")
-            case "GET", "/state":
-                return web.Response.json(200, self._describe())
-            case "GET", "/metrics":
-                return web.Response(200, self._metrics(), "text/plain; version=0.0.4; charset=utf-8")
-            case "POST", "/drain":
-                self._drain(_seconds(request.query.get("grace", "0")))
-                return web.Response.json(202, self._describe())
-            case "DELETE", "/drain":
-                self._set_control(accept_until=None)
-                return web.Response.json(200, self._describe())
-            case "PUT", "/objectives":
-                self._set_control(objectives=_objectives(request.body))
-                return web.Response.json(200, self._describe())
-            case _, "/livez" | "/startupz" | "/readyz" | "/state" | "/metrics" | "/drain" | "/objectives":
-                return web.Response(405, f"{request.path} does not take {request.method}\n")
-        return web.Response(404, "no such page\n")
-
-    def _metrics(self) -> str:
+    def metrics(self) -> str:
         state = self._state if self._loaded else {}
-        return exposition.render(
-            state, serving=self._phase == "serving", draining=self._draining, now=time.monotonic(), wall=time.time()
-        )
+        serving, draining = self.phase == "serving", self._control.draining
+        return exposition.render(state, serving=serving, draining=draining, now=time.monotonic(), wall=time.time())
 
-    def _describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         now = time.monotonic()
-        state, options, until = self._state, self._options, self._control["accept_until"]
+        state, options, control = self._state, self._options, self._control
 
         def age(moment: float | None) -> float | None:
             return None if moment is None else round(now - moment, 3)
 
         first = self._first_token_at
         return {
-            "phase": self._phase,
-            "ready": self._phase == "serving",
+            "phase": self.phase,
+            "ready": self.phase == "serving",
             "role": options.role,
             "group": options.member.group,
             "incarnation": options.member.incarnation,
             "pool": options.pool,
-            "draining": self._draining,
-            "accepting": until is None or now < until,
-            "drained": self._draining and self._loaded and self._drained,
+            "draining": control.draining,
+            "accepting": control.accept_until is None or now < control.accept_until,
+            "drained": control.draining and self._loaded and self._drained,
             "members": options.members,
             "members_joined": self._roster.joined,
             "in_flight": state.get("in_flight", 0),
@@ -360,55 +319,11 @@ class Launcher:
             "frozen_for": round(self._watch.frozen_for, 3),
             "started_age": age(self._started),
             "first_token_after": None if first is None else round(first - self._started, 3),
-            "objectives": self._control["objectives"],
+            "objectives": control.objectives,
             "engine": state.get("engine", ""),
             "note": state.get("note", ""),
             "pid": self._child.pid if self._child else None,
         }
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise web.BadRequest(f"grace is {text!r}: give seconds")
-    return value
-
-
-def _objectives(body: bytes) -> dict[str, float]:
-    """Raises BadRequest."""
-    try:
-        document = json.loads(body)
-    except ValueError as error:
-        raise web.BadRequest(f"no JSON: {error}") from error
-    names = ("time_to_first_token", "time_per_output_token")
-    if not isinstance(document, dict) or not set(document) <= set(names):
-        raise web.BadRequest(f"give an object with {' and '.join(names)} in seconds")
-    for name, value in document.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 3600:
-            raise web.BadRequest(f"{name} is {value!r}: give seconds between 0 and 3600")
-    return {name: float(value) for name, value in document.items()}
-
-
-async def drain(options: Options) -> int:
-    """Client side of a drain, for preStop: 0 once nothing is in flight, 1 if that takes longer than the timeout."""
-    deadline = time.monotonic() + options.timeout
-    method, path = "POST", f"/drain?grace={options.grace:g}"
-    while time.monotonic() < deadline:
-        try:
-            _, body = await web.ask(options.dial, contract.PORT_PAGE, method, path, seconds=web.TIMEOUT)
-        except (OSError, TimeoutError) as error:
-            print(f"no launcher answers at {options.dial}:{contract.PORT_PAGE}: {error}", file=sys.stderr)
-            return 1
-        state = json.loads(body)
-        if not state["accepting"] and state["drained"]:
-            return 0
-        method, path = "GET", "/state"
-        await asyncio.sleep(TICK)
-    print(f"{state['in_flight']} requests still in flight after {options.timeout:g}s", file=sys.stderr)
-    return 1
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -419,7 +334,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         print(f"{Exit.USAGE.reason}: {error}", file=sys.stderr)
         return Exit.USAGE
     if options.drain:
-        return asyncio.run(drain(options))
+        return asyncio.run(drain(options.dial, options.grace, options.timeout))
     become_subreaper()
     run_dir = options.run_dir or Path(tempfile.mkdtemp(prefix="berth-", dir=_memory_backed()))
     run_dir.mkdir(parents=True, exist_ok=True)

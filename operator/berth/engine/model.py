@@ -91,6 +91,7 @@ class TritonPythonModel:
         self._loop.call_soon_threadsafe(self._loop.stop)
         for thread in self._threads:
             thread.join(timeout=5)
+        self._loop.close()
 
     # --- requests ----------------------------------------------------------------------------------------------------
     def _accept(self, request: Any, sender: Any) -> None:
@@ -155,23 +156,20 @@ class TritonPythonModel:
         found = [active for active in list(self._active.values()) if active.name == name]
         for active in found:
             self._loop.call_soon_threadsafe(active.task.cancel)
-        text = np.array([f"{len(found)} requests ended"], dtype=object)
-        response = pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("text_output", text)])
+        response = pb_utils.InferenceResponse([text_tensor("text_output", f"{len(found)} requests ended")])
         self._answers.put(lambda: sender.send(response, flags=FINAL))
 
     # --- answers -----------------------------------------------------------------------------------------------------
     def _answer(self, sender: Any, request: Request, text: str, piece: Piece, ticket: Ticket) -> None:
-        tensors = [("text_output", text)]
-        if piece.finish_reason:
-            if request.reasons:
-                tensors.append(("finish_reason", piece.finish_reason))
-            if request.stop_reasons:
-                tensors.append(("stop_reason", piece.stop_reason or ""))
-        output = [pb_utils.Tensor(name, np.array([value.encode()], dtype=object)) for name, value in tensors]
+        output = [text_tensor("text_output", text)]
+        if piece.finish_reason and request.reasons:
+            output.append(text_tensor("finish_reason", piece.finish_reason))
+        if piece.finish_reason and request.stop_reasons:
+            output.append(text_tensor("stop_reason", piece.stop_reason or ""))
         if piece.finish_reason and request.times:
             output += [pb_utils.Tensor(name, np.array([value], np.int64)) for name, value in times(ticket).items()]
         flags = FINAL if piece.finish_reason else 0
-        response = pb_utils.InferenceResponse(output_tensors=output)
+        response = pb_utils.InferenceResponse(output)
         self._answers.put(lambda: sender.send(response, flags=flags))
 
     def _answer_error(self, sender: Any, error: Exception) -> None:
@@ -250,6 +248,10 @@ def triton_error(error: Exception) -> Any:
         case Cancelled():
             return pb_utils.TritonError(str(error), pb_utils.TritonError.CANCELLED)
     return pb_utils.TritonError(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+
+
+def text_tensor(name: str, text: str) -> Any:
+    return pb_utils.Tensor(name, np.array([text.encode()], dtype=object))
 
 
 def times(ticket: Ticket) -> dict[str, int]:

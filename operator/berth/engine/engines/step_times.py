@@ -141,12 +141,15 @@ def choose(wanted: Copy) -> tuple[StepTimes, str]:
     """Step times for a copy and a note on where they come from.
 
     Nearest = the smallest scaling; another GPU, precision or tensor parallelism counts as a factor of its own, because
-    kernels and links differ in ways that no ratio shows. Raises ValueError for an unknown GPU or precision.
+    kernels and links differ in ways that no ratio shows. Raises ValueError for an unknown GPU or precision, and for
+    one that the GPU does not have.
     """
     if wanted.gpu not in GPUS:
         raise ValueError(f"gpu {wanted.gpu!r} is unknown to the simulated engine: use one of {', '.join(GPUS)}")
     if wanted.precision not in WEIGHT_BYTES:
         raise ValueError(f"precision {wanted.precision!r} is unknown: use one of {', '.join(WEIGHT_BYTES)}")
+    if wanted.precision == "fp8" and wanted.gpu.startswith("A100"):
+        raise ValueError(f"fp8 cannot run on {wanted.gpu}: use bf16 or int4-awq")
     table = min(tables(), key=lambda each: _distance(each.copy, wanted))
     decode, context, prefill = _factors(table.copy, wanted)
     times = table.times.scaled(decode=decode, context=context, prefill=prefill, stages=wanted.pipeline_parallel)

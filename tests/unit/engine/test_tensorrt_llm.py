@@ -1,0 +1,229 @@
+"""The adapter to TensorRT-LLM's LLM API against a double with the published signatures.
+
+Source of the signatures: github.com/NVIDIA/TensorRT-LLM, tests/unittest/api_stability/references_committed (the calls
+that project promises to keep) and tensorrt_llm/executor/result.py. The double binds every call to them, so a call that
+release 1.2.1 would not take fails here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, ClassVar
+
+import pytest
+
+from berth.engine.engines.base import LoadError, Piece, RequestError, Sampling
+from berth.engine.engines.tensorrt_llm import TensorRTLLMEngine
+
+
+def signature(*names: str, **defaults: Any) -> inspect.Signature:
+    """Positional-or-keyword parameters; `more=...` allows any other keyword."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind) for name in names]
+    parameters += [inspect.Parameter(name, kind, default=value) for name, value in defaults.items() if name != "more"]
+    if "more" in defaults:
+        parameters.append(inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD))
+    return inspect.Signature(parameters)
+
+
+SIGNATURES = {
+    "LLM": signature(
+        "model",
+        tokenizer=None,
+        tokenizer_mode="auto",
+        skip_tokenizer_init=False,
+        trust_remote_code=False,
+        tensor_parallel_size=1,
+        dtype="auto",
+        revision=None,
+        tokenizer_revision=None,
+        more=...,
+    ),
+    "LLM.generate_async": signature(
+        "inputs", sampling_params=None, lora_request=None, prompt_adapter_request=None, streaming=False
+    ),
+    "LLM.get_stats_async": signature(timeout=2),
+    "LLM.shutdown": signature(),
+    "RequestOutput.abort": signature(),
+    "SamplingParams": signature(
+        max_tokens=32,
+        temperature=None,
+        top_k=None,
+        top_p=None,
+        frequency_penalty=None,
+        presence_penalty=None,
+        seed=None,
+        stop=None,
+    ),
+}
+RECORD = {
+    "iterLatencyMS": 20.0,
+    "numActiveRequests": 3,
+    "numQueuedRequests": 1,
+    "kvCacheStats": {"usedNumBlocks": 10, "maxNumBlocks": 40, "tokensPerBlock": 32},
+    "inflightBatchingStats": {"numGenRequests": 2, "numContextRequests": 1, "numCtxTokens": 500},
+}
+
+
+@dataclass
+class CompletionOutput:
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    text_diff: str = ""
+    token_ids_diff: list[int] = field(default_factory=list)
+
+
+class RequestOutput:
+    """Yields itself once per token, as the original does."""
+
+    prompt_token_ids = (1, 2, 3)
+
+    def __init__(self, words: list[str]) -> None:
+        self.outputs = [CompletionOutput()]
+        self.finished = False
+        self.aborted = False
+        self._words = words
+
+    async def __aiter__(self) -> AsyncIterator[RequestOutput]:
+        (sequence,) = self.outputs
+        for number, word in enumerate(self._words):
+            await asyncio.sleep(0)
+            sequence.text_diff, sequence.token_ids_diff = word, [number]
+            if number == len(self._words) - 1:
+                self.finished, sequence.finish_reason = True, "length"
+            yield self
+
+    def abort(self, *args: Any, **kwargs: Any) -> None:
+        SIGNATURES["RequestOutput.abort"].bind(*args, **kwargs)
+        self.aborted = True
+
+
+class LLM:
+    """What the adapter is given instead of a GPU."""
+
+    made: ClassVar[list[LLM]] = []
+    fail: ClassVar[Exception | None] = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.arguments = SIGNATURES["LLM"].bind(*args, **kwargs).arguments
+        if LLM.fail:
+            raise LLM.fail
+        self.results: list[RequestOutput] = []
+        self.parameters: dict[str, Any] = {}
+        self.down = False
+        self.records: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        LLM.made.append(self)
+
+    def generate_async(self, *args: Any, **kwargs: Any) -> RequestOutput:
+        given = SIGNATURES["LLM.generate_async"].bind(*args, **kwargs).arguments
+        if given["inputs"] == "too long":
+            raise ValueError("The sum of prompt length and max_tokens exceeds max_seq_len")
+        assert given["streaming"]
+        self.parameters = given["sampling_params"]
+        self.results.append(RequestOutput(given["inputs"].split()))
+        return self.results[-1]
+
+    async def get_stats_async(self, *args: Any, **kwargs: Any) -> AsyncIterator[dict[str, Any]]:
+        SIGNATURES["LLM.get_stats_async"].bind(*args, **kwargs)
+        while not self.records.empty():
+            yield self.records.get_nowait()
+
+    def shutdown(self, *args: Any, **kwargs: Any) -> None:
+        SIGNATURES["LLM.shutdown"].bind(*args, **kwargs)
+        self.down = True
+
+
+@pytest.fixture(autouse=True)
+def tensorrt_llm(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("tensorrt_llm")
+    module.LLM = LLM  # type: ignore[attr-defined]
+    module.SamplingParams = lambda **given: SIGNATURES["SamplingParams"].bind(**given).arguments  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensorrt_llm", module)
+    monkeypatch.setattr(LLM, "fail", None)
+    LLM.made.clear()
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[TensorRTLLMEngine]:
+    engine = TensorRTLLMEngine({"model": "/weights", "tensor_parallel_size": 4, "kv_cache_config": {"dtype": "fp8"}})
+    await engine.load()
+    yield engine
+    await engine.close()
+    assert LLM.made[0].down
+
+
+async def collect(engine: TensorRTLLMEngine, prompt: str, sampling: Sampling) -> list[Piece]:
+    return [piece async for piece in engine.generate(prompt, sampling)]
+
+
+async def test_every_option_reaches_the_llm_and_iterations_are_counted(engine: TensorRTLLMEngine) -> None:
+    arguments = LLM.made[0].arguments
+    assert (arguments["model"], arguments["tensor_parallel_size"]) == ("/weights", 4)
+    assert arguments["kwargs"] == {
+        "backend": "pytorch",
+        "kv_cache_config": {"dtype": "fp8"},
+        "enable_iter_perf_stats": True,
+    }
+
+
+async def test_pieces_are_what_came_since_the_last_one(engine: TensorRTLLMEngine) -> None:
+    pieces = await collect(engine, "one two", Sampling(2))
+    assert [(piece.text, piece.tokens, piece.input_tokens, piece.finish_reason) for piece in pieces] == [
+        ("one", 1, 3, None),
+        ("two", 1, 3, "length"),
+    ]
+    assert not LLM.made[0].results[0].aborted
+
+
+async def test_only_what_was_asked_for_is_set(engine: TensorRTLLMEngine) -> None:
+    await collect(engine, "one", Sampling(2))
+    assert LLM.made[0].parameters == {"max_tokens": 2}
+    await collect(engine, "one", Sampling(3, temperature=0.0, top_k=5, top_p=0.5, seed=7, stop=("x",)))
+    assert LLM.made[0].parameters == {
+        "max_tokens": 3,
+        "temperature": 0.0,
+        "top_k": 5,
+        "top_p": 0.5,
+        "seed": 7,
+        "stop": ["x"],
+    }
+
+
+async def test_a_request_left_early_is_aborted(engine: TensorRTLLMEngine) -> None:
+    pieces = engine.generate("one two three", Sampling(3))
+    await anext(pieces)
+    await pieces.aclose()  # type: ignore[attr-defined]
+    assert LLM.made[0].results[0].aborted
+
+
+async def test_a_request_it_does_not_take_is_the_clients_fault(engine: TensorRTLLMEngine) -> None:
+    with pytest.raises(RequestError, match="exceeds max_seq_len"):
+        await collect(engine, "too long", Sampling(3))
+
+
+async def test_iterations_become_progress(engine: TensorRTLLMEngine) -> None:
+    for _ in range(2):
+        LLM.made[0].records.put_nowait(RECORD)
+    async with asyncio.timeout(2):
+        while engine.state.steps < 2:
+            await asyncio.sleep(0.01)
+    state = engine.state
+    assert (state.running, state.waiting, state.kv_utilization) == (3, 1, 0.25)
+    assert (state.step_decodes, state.step_prefill_tokens, state.step_context_tokens) == (4, 1000, 640)
+    assert state.step_seconds == pytest.approx(0.04)
+
+
+async def test_a_failed_load_keeps_the_engines_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LLM, "fail", RuntimeError("CUDA out of memory"))
+    with pytest.raises(LoadError, match="RuntimeError: CUDA out of memory"):
+        await TensorRTLLMEngine({"model": "/weights"}).load()
+    monkeypatch.setitem(sys.modules, "tensorrt_llm", None)
+    with pytest.raises(LoadError, match=r"cannot be imported.*use an image that holds it"):
+        await TensorRTLLMEngine({"model": "/weights"}).load()
