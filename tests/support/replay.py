@@ -75,14 +75,28 @@ class Measured:
     busy: float
 
 
-def replay(engine: EngineModel, trace: Trace, max_requested: int) -> Measured:
-    """Serve `trace` first come, first served; a request reserves KV for its prompt and `max_requested` tokens."""
+def replay(
+    engine: EngineModel, trace: Trace, max_requested: int, *, cached: float = 0.0, clients: int | None = None
+) -> Measured:
+    """Serve `trace` first come, first served; a request reserves KV for its prompt and `max_requested` tokens.
+
+    The first `cached` share of each prompt needs no work. With `clients` the trace's times are ignored: that many
+    requests come at once and every further one when an earlier one has finished.
+    """
     free = engine.kv_tokens // engine.block_tokens
     waiting = deque(
         _Request(float(t), int(p), int(o), math.ceil((p + max(max_requested, o)) / engine.block_tokens))
         for t, p, o in zip(trace.seconds, trace.prompt, trace.output, strict=True)
     )
+    for request in waiting:
+        request.computed = min(int(request.prompt * cached), request.prompt - 1)
     everything = list(waiting)
+    later: deque[_Request] = deque()
+    if clients is not None:
+        later = deque(everything[clients:])
+        waiting = deque(everything[:clients])
+        for request in waiting:
+            request.arrival = 0.0
     running: list[_Request] = []
     now, busy, area = 0.0, 0.0, 0.0
     while waiting or running:
@@ -123,6 +137,9 @@ def replay(engine: EngineModel, trace: Trace, max_requested: int) -> Measured:
         for request in [r for r in running if r.generated == r.output]:
             running.remove(request)
             free += request.blocks
+            if later:
+                later[0].arrival = now
+                waiting.append(later.popleft())
     ttft = np.array([r.first - r.arrival for r in everything]) + engine.request_overhead
     spans = np.array([r.last - r.first for r in everything])
     outputs = np.array([r.output for r in everything])
@@ -134,3 +151,21 @@ def replay(engine: EngineModel, trace: Trace, max_requested: int) -> Measured:
 def sum_of_positions(start: int, size: int) -> int:
     """(query, key) pairs of `size` prompt tokens after `start` others: each attends to all before it and itself."""
     return size * start + size * (size + 1) // 2
+
+
+def fleet(engine: EngineModel, trace: Trace, rate: float, max_requested: int) -> Measured:
+    """One group of a fleet at `rate` requests per second: enough random shares of `trace` to hold it about once.
+
+    A rate above that of the trace is reached by a faster clock.
+    """
+    share = rate / trace.rate
+    if share >= 1:
+        return replay(engine, trace.faster(share), max_requested)
+    groups = min(max(round(1 / share), 3), 12)
+    parts = [replay(engine, trace.thinned(share, seed), max_requested) for seed in range(groups)]
+    return Measured(
+        np.concatenate([part.ttft for part in parts]),
+        np.concatenate([part.tpot for part in parts]),
+        float(np.mean([part.in_flight for part in parts])),
+        float(np.mean([part.busy for part in parts])),
+    )

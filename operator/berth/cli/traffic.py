@@ -69,6 +69,7 @@ def spec_of(found: TrafficProfile) -> dict[str, Any]:
         "inputTokens": {
             "mean": round(found.input_tokens.mean),
             "p95": round(found.input_tokens.p95),
+            "p99": round(found.input_tokens.p99 or found.input_tokens.p95),
             "max": math.ceil(found.input_tokens.max),
         },
         "outputTokens": {

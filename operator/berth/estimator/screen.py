@@ -195,4 +195,5 @@ class Screen:
         fresh = prompt - cached
         chunk = np.minimum(fresh, self._engine.max_num_tokens)
         pairs = (cached + fresh / 2) * chunk  # mean (query, key) pairs of a chunk
-        return (self._step(decodes, chunk, pairs) - self._step(decodes)) * fresh / chunk
+        held_up = self._step(decodes, chunk, pairs) - self._step(decodes)
+        return np.asarray(np.maximum(held_up, 1e-9) * fresh / chunk)

@@ -35,7 +35,8 @@ def profile_of(seconds: Floats, prompt: Ints, output: Ints, max_requested: int |
 
 def _lengths(tokens: Ints, largest: int, field: str) -> TokenLengths:
     mean = float(tokens.mean())
-    return TokenLengths(mean, max(float(np.percentile(tokens, 95)), mean), largest, field)
+    p95, p99 = (max(float(np.percentile(tokens, share)), mean) for share in (95, 99))
+    return TokenLengths(mean, p95, largest, p99, field)
 
 
 def _busy_minutes(seconds: Floats, prompt: Ints, output: Ints) -> dict[str, float]:

@@ -5,10 +5,10 @@ A `TrafficProfile` holds the few figures a person can give (`spec.traffic`); eve
 
 Two shapes are derived:
 
-- **Lengths.** Mean, 95th percentile and maximum fix a distribution: on 1..p95 the exponentially tilted (maximum
-  entropy) one with the right mean, past p95 an exponential tail whose mean excess is a twentieth of max - p95.
-  Log-normal lengths (sigma 1.0 to 1.2, 20,000 requests) have a thirteenth to a sixteenth, the prompts of the Azure
-  conversation trace, which a service limit cuts off, a fiftieth.
+- **Lengths.** On 1..p95 the exponentially tilted (maximum entropy) distribution that gives the right mean; past p95
+  and past p99 exponential tails, cut at the maximum. Without a p99 the mean excess over p95 is taken as a twentieth of
+  max - p95. That suits services whose context limit cuts prompts off (a fiftieth in the Azure conversation trace) and
+  flatters long tails (an eighth to a third where log-normal lengths are cut at the maximum): give p99 for those.
 - **Minutes.** The rate of arrivals is Poisson only within minutes. Minute levels are log-normal in 20 equally likely
   steps, scaled so that 5 % of minutes exceed `peak_to_mean`; lengths follow the level through a Gaussian copula whose
   correlation gives busy minutes the mean lengths `peak_input_to_mean` and `peak_output_to_mean`, while the
@@ -25,6 +25,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Final
 
@@ -39,6 +40,7 @@ PEAK_SCORE: Final = NormalDist().inv_cdf(0.95)
 """Normal score of a minute that is busier than 95 % of minutes."""
 
 _TAIL_DIVISOR = 20.0
+_LOG_5 = math.log(5)  # from p95 to p99 on an exponential tail
 _INPUT_ELASTICITY = 0.64  # ln 1.24 / ln 1.40 of the Azure conversation trace
 _LONGEST = 100_000_000.0
 _MOST_REQUESTS = 1_000_000.0
@@ -48,44 +50,62 @@ _STEEPEST = 700.0  # exp() of more overflows
 
 @dataclass(frozen=True)
 class TokenLengths:
-    """Distribution of prompt or answer lengths in tokens; `field` names it in messages (`inputTokens`)."""
+    """Distribution of prompt or answer lengths in tokens; `field` names it in messages (`inputTokens`).
+
+    Without `p99` the tail past p95 is assumed to be short: see above.
+    """
 
     mean: float
     p95: float
     max: float
+    p99: float | None = None
     field: str = "tokens"
 
     def __post_init__(self) -> None:
-        for name in ("mean", "p95", "max"):
+        names = ("mean", "p95", "max") if self.p99 is None else ("mean", "p95", "p99", "max")
+        for name in names:
             _check(f"{self.field}.{name}", getattr(self, name), 1, _LONGEST)
-        if not self.mean <= self.p95 <= self.max:
+        for lower, upper in pairwise(names):
+            if getattr(self, lower) > getattr(self, upper):
+                raise ValueError(
+                    f"{self.field}: {lower} {getattr(self, lower):g} must not be above {upper} "
+                    f"{getattr(self, upper):g}: correct them"
+                )
+        if self._body_mean < 1:
             raise ValueError(
-                f"{self.field}: mean {self.mean:g}, p95 {self.p95:g} and max {self.max:g} must not fall: correct them"
-            )
-        if self._tail_room < 0:
-            raise ValueError(
-                f"{self.field}.p95: 5 % of requests with {self.p95:g} or more tokens alone give a mean above "
-                f"{self.field}.mean {self.mean:g}: lower p95 to at most {20 * self.mean - 19:g} or raise mean"
+                f"{self.field}: the longest 5 % of requests (p95 {self.p95:g}) alone give more than the mean "
+                f"{self.mean:g}: lower p95 or raise mean"
             )
 
     @property
-    def _tail_room(self) -> float:
-        """Mean excess past p95 at which the other 95 % of requests would have one token each."""
-        return 20 * self.mean - 19 - self.p95
+    def _excess(self) -> tuple[float, float]:
+        """Exponential scales of the excess over p95 and, from p99 on, of that over p99."""
+        if self.p99 is None:
+            room = 20 * self.mean - 19 - self.p95  # would leave one token each for the other 95 %
+            scale = min((self.max - self.p95) / _TAIL_DIVISOR, max(room, 0.0) / 2)
+            return scale, scale
+        scale = (self.p99 - self.p95) / _LOG_5
+        return scale, max(scale, (self.max - self.p99) / _TAIL_DIVISOR)
 
     @property
-    def tail_mean(self) -> float:
-        """Mean excess over p95 of the 5 % of requests beyond it."""
-        return min((self.max - self.p95) / _TAIL_DIVISOR, self._tail_room / 2)
+    def _body_mean(self) -> float:
+        """Mean of the 95 % up to p95."""
+        near, far = self._excess
+        p99 = self.p95 + near * _LOG_5
+        beyond = far * -math.expm1((p99 - self.max) / far) if far > 0 else 0.0
+        tail = 0.04 * (self.p95 + near * (1 - _LOG_5 / 4)) + 0.01 * (p99 + beyond)
+        return min((self.mean - tail) / 0.95, self.p95)
 
     def quantile(self, share: Floats) -> Floats:
         """Length that `share` (inside 0..1) of requests do not exceed; broadcasts, never below 1 or above max."""
-        body_mean = (self.mean - 0.05 * (self.p95 + self.tail_mean)) / 0.95
-        tilt = _tilt((body_mean - 1) / (self.p95 - 1)) if self.p95 > 1 else 0.0
-        within = np.minimum(share / 0.95, 1.0)
-        risen = within if tilt == 0 else np.log1p(within * math.expm1(tilt)) / tilt
-        beyond = np.maximum(-np.log(np.maximum(1 - share, 1e-12) / 0.05), 0.0)
-        return np.minimum(1 + (self.p95 - 1) * risen + self.tail_mean * beyond, self.max)
+        tilt = _tilt((self._body_mean - 1) / (self.p95 - 1)) if self.p95 > 1 else 0.0
+        within = np.clip(share / 0.95, 1e-12, 1 - 1e-12)
+        risen = within if tilt == 0 else np.logaddexp(np.log1p(-within), np.log(within) + tilt) / tilt
+        risen = np.where(share < 0.95, risen, 1.0)
+        near, far = self._excess
+        depth = np.maximum(-np.log(np.maximum(1 - share, 1e-12) / 0.05), 0.0)
+        beyond = near * np.minimum(depth, _LOG_5) + far * np.maximum(depth - _LOG_5, 0.0)
+        return np.minimum(1 + (self.p95 - 1) * risen + beyond, self.max)
 
 
 @dataclass(frozen=True)
@@ -167,10 +187,10 @@ def minutes(profile: TrafficProfile) -> Minutes:
         rate=rate,
         score=scores - centre,
         input_correlation=_correlation(
-            profile.input_tokens, peak**_INPUT_ELASTICITY if inputs is None else inputs, float(scores[-1]) - centre
+            profile.input_tokens, peak**_INPUT_ELASTICITY if inputs is None else inputs, PEAK_SCORE - centre
         ),
         output_correlation=_correlation(
-            profile.output_tokens, 1.0 if outputs is None else outputs, float(scores[-1]) - centre
+            profile.output_tokens, 1.0 if outputs is None else outputs, PEAK_SCORE - centre
         ),
     )
 
