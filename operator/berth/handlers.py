@@ -19,6 +19,8 @@ from berth import labels
 from berth.controller.world import Key, deployment_key
 
 MAX_BACKOFF_SECONDS = 30.0
+CLOSING_TURNS = 20
+"""Turns of the event loop in which aborted TLS connections close before the loop itself does."""
 
 
 class Backoffs:
@@ -39,11 +41,13 @@ async def watch_deployments(
     registry = build_registry(lambda key: loop.call_soon_threadsafe(wake, key), connection)
     stop = threading.Event()
 
-    def watch() -> None:
+    async def watch() -> None:
         scope = {"namespaces": (namespace,)} if namespace else {"clusterwide": True}
-        asyncio.run(kopf.operator(registry=registry, standalone=True, stop_flag=stop, **scope))
+        await kopf.operator(registry=registry, standalone=True, stop_flag=stop, **scope)
+        for _ in range(CLOSING_TURNS):
+            await asyncio.sleep(0)
 
-    running = asyncio.ensure_future(asyncio.to_thread(watch))
+    running = asyncio.ensure_future(asyncio.to_thread(lambda: asyncio.run(watch())))
     try:
         await asyncio.shield(running)
     finally:

@@ -153,14 +153,16 @@ def _judge(group: Group, snapshot: Snapshot, wanted: Wanted | None) -> Judgement
     recovery = snapshot.deployment.spec.replica_groups.recovery
     policy = GroupPolicy(seconds(recovery.window), drain_seconds(snapshot.deployment.spec))
     manifests = None
-    if (
-        wanted is not None
-        and group.template_hash == wanted.template.template_hash
-        and group.lifecycle == labels.RESERVED
-    ):
+    if group.lifecycle == labels.RESERVED and wanted is not None and _completable(group, wanted):
         manifests = render_pods(wanted.template, group.manifest)
     answer = snapshot.answers.get(group.leader.uid) if group.leader else None
     return group_life.judge(group, answer, policy, snapshot.now, manifests)
+
+
+def _completable(group: Group, wanted: Wanted) -> bool:
+    """Whether the pods that are still missing can be made as the others were: same intent, same files."""
+    template = wanted.template
+    return (group.template_hash, group.config_map) == (template.template_hash, template.config_map_name)
 
 
 def _rollout(snapshot: Snapshot, wanted: Wanted, judgements: Mapping[str, Judgement], needed: int) -> Rollout:
