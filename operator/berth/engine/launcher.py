@@ -26,7 +26,7 @@ from berth.engine.contract import Exit
 from berth.engine.control import Control
 from berth.engine.exchange import Reader, process_alive
 from berth.engine.members import Roster, join, resolve
-from berth.engine.options import Options, Usage, parse, with_defaults
+from berth.engine.options import Options, Usage, parse, shared_memory_prefixes, with_defaults
 from berth.engine.page import drain, pages
 from berth.engine.supervisor import Child, become_subreaper, remove_shared_memory
 from berth.engine.watch import ProgressWatch, Verdict
@@ -45,12 +45,14 @@ class Launcher:
     def __init__(self, options: Options, environment: Mapping[str, str], run_dir: Path) -> None:
         self._options = options
         self._environment = environment
-        self._prefix = f"berth_{options.dial}_{run_dir.name}_"
+        own_prefix = f"berth_{options.dial}_{run_dir.name}_"
+        self._command = with_defaults(options.command, options.pod_ip, own_prefix) if options.command else []
+        self._prefixes = shared_memory_prefixes(self._command)
         self._control = Control(run_dir / contract.CONTROL_FILE)
         self._state_reader = Reader(run_dir / contract.STATE_FILE)
         self._run_dir = run_dir
         (run_dir / contract.STATE_FILE).unlink(missing_ok=True)
-        remove_shared_memory(self._prefix)  # of a container life before this one
+        remove_shared_memory(self._prefixes)  # of a container life before this one
         self._state: dict[str, Any] = {}
         self._watch = ProgressWatch(
             hang_after=options.hang_after,
@@ -108,7 +110,7 @@ class Launcher:
     async def _work(self) -> Verdict:
         """A worker holds its GPUs for the leader: it ends when its command, its leader or its time to join does."""
         options = self._options
-        if options.command:
+        if self._command:
             self._start_command()
 
         async def leader() -> str:
@@ -133,10 +135,9 @@ class Launcher:
         return Verdict(Exit.STOPPED, "asked to stop")
 
     def _start_command(self) -> None:
-        command = with_defaults(self._options.command, self._options.pod_ip, self._prefix)
         library = str(Path(__file__).parents[2])
         environment = {**self._environment, contract.LIB: library, contract.RUN_DIR: str(self._run_dir)}
-        self._child = Child(command, environment)
+        self._child = Child(self._command, environment)
 
     # --- four times a second -----------------------------------------------------------------------------------------
     def _look(self) -> Verdict | None:
@@ -234,7 +235,7 @@ class Launcher:
         if self._child:
             self._child.kill()
         self._roster.close()
-        remove_shared_memory(self._prefix)
+        remove_shared_memory(self._prefixes)
         return number
 
     # --- small parts -------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class TritonPythonModel:
         try:
             config = read_config(args)
             self._limits = Limits.of(config.get("limits", {}))
-            self._engine = build_engine(config, run_dir, lambda: bool(self._control.read().get("member_lost")))
+            self._engine = build_engine(config, self._limits, run_dir, self._member_lost)
             asyncio.run_coroutine_threadsafe(self._engine.load(), self._loop).result()
         except Exception as error:
             self._phase = "failed"
@@ -195,6 +195,9 @@ class TritonPythonModel:
                     if active.sender.is_cancelled():
                         self._loop.call_soon_threadsafe(active.task.cancel)
 
+    def _member_lost(self) -> bool:
+        return bool(self._control.read().get("member_lost"))
+
     def _write_state(self) -> None:
         engine = self._engine
         self._state.write(
@@ -299,7 +302,7 @@ def read_config(args: dict[str, str]) -> dict[str, Any]:
     return config
 
 
-def build_engine(config: dict[str, Any], run_dir: Path, member_lost: Callable[[], bool]) -> Engine:
+def build_engine(config: dict[str, Any], limits: Limits, run_dir: Path, member_lost: Callable[[], bool]) -> Engine:
     """The engine that the configuration names. Raises ValueError."""
     match config.get("engine"):
         case "simulated":
@@ -307,10 +310,11 @@ def build_engine(config: dict[str, Any], run_dir: Path, member_lost: Callable[[]
             return SimulatedEngine(
                 config.get("simulated", {}),
                 faults=FaultFile(Path(faults)),
+                max_input_tokens=limits.max_input_tokens,
                 pool=os.environ.get(contract.POOL, ""),
                 member_lost=member_lost,
             )
         case "tensorrt_llm":
-            return TensorRTLLMEngine(config.get("llm", {}))
+            return TensorRTLLMEngine(config.get("llm", {}), config.get("ray"))
         case other:
             raise ValueError(f"engine is {other!r}: use simulated or tensorrt_llm")

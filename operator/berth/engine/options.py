@@ -7,10 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from berth.engine import contract
 from berth.engine.members import Member
+
+PREFIX_SETTING: Final = "shm-region-prefix-name"
 
 
 class Usage(ValueError):
@@ -95,7 +97,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     )
 
 
-SECONDS = {
+SECONDS: Final = {
     "--join-timeout": 900.0,
     "--hang-after": 5.0,
     "--first-token-timeout": 120.0,
@@ -158,6 +160,11 @@ def with_defaults(command: Sequence[str], pod_ip: str | None, shm_prefix: str) -
         wanted["--backend-directory"] = str(backends)
     given = {argument.partition("=")[0] for argument in command}
     added = [f"{name}={value}" for name, value in wanted.items() if name not in given]
-    if not any("shm-region-prefix-name" in argument for argument in command):
-        added.append(f"--backend-config=python,shm-region-prefix-name={shm_prefix}")
+    if not shared_memory_prefixes(command):
+        added.append(f"--backend-config=python,{PREFIX_SETTING}={shm_prefix}")
     return [*command, *added]
+
+
+def shared_memory_prefixes(command: Sequence[str]) -> list[str]:
+    """What the names of the command's shared-memory regions begin with."""
+    return [argument.rpartition("=")[2] for argument in command if PREFIX_SETTING in argument]

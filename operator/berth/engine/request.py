@@ -11,23 +11,31 @@ from berth.engine.engines.base import RequestError, Sampling
 
 PREFIX: Final = "sampling_param_"
 MAX_STOP_WORDS: Final = 16
+MAX_CHARACTERS: Final = 1 << 22
 DEFAULT_OUTPUT_TOKENS: Final = 1024
+DEFAULT_INPUT_TOKENS: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of every request; `max_output_tokens` is also the default maximum."""
+    """Bounds of every request; `max_output_tokens` is also the default maximum.
+
+    Only an engine can count the tokens of a prompt: `max_input_tokens` is handed to it.
+    """
 
     max_output_tokens: int = DEFAULT_OUTPUT_TOKENS
-    max_input_characters: int = 1 << 22
+    max_input_tokens: int = DEFAULT_INPUT_TOKENS
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Limits:
         """From `limits` of the model's configuration. Raises ValueError naming the key."""
-        value = document.get("max_output_tokens", DEFAULT_OUTPUT_TOKENS)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"limits.max_output_tokens is {value!r}: give a whole number of at least 1")
-        return cls(max_output_tokens=value)
+        for name, value in document.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"limits.{name} is {value!r}: give a whole number of at least 1")
+        return cls(
+            max_output_tokens=document.get("max_output_tokens", DEFAULT_OUTPUT_TOKENS),
+            max_input_tokens=document.get("max_input_tokens", DEFAULT_INPUT_TOKENS),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +57,8 @@ def parse(inputs: Mapping[str, Any], limits: Limits) -> Request:
     prompt = inputs.get("text_input")
     if not isinstance(prompt, str) or not prompt:
         raise RequestError("text_input is missing or empty: send one prompt")
-    if len(prompt) > limits.max_input_characters:
-        raise RequestError(f"text_input has {len(prompt)} characters: at most {limits.max_input_characters}")
+    if len(prompt) > MAX_CHARACTERS:
+        raise RequestError(f"text_input has {len(prompt)} characters: at most {MAX_CHARACTERS}")
     return Request(
         prompt=prompt,
         sampling=_sampling(inputs, limits),

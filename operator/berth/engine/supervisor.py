@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import os
 import signal
 import subprocess
@@ -92,8 +93,9 @@ class Child:
             time.sleep(0.01)
 
 
-def remove_shared_memory(prefix: str) -> None:
-    """Triton's regions survive a SIGKILL; only those of this launcher's own prefix are removed."""
-    for path in SHARED_MEMORY.glob(prefix + "*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+def remove_shared_memory(prefixes: Sequence[str]) -> None:
+    """Triton's regions survive a SIGKILL; only those of the command's own prefixes are removed."""
+    for prefix in filter(None, prefixes):
+        for path in SHARED_MEMORY.glob(f"{glob.escape(prefix)}*"):
+            with contextlib.suppress(OSError):
+                path.unlink()

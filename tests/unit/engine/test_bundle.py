@@ -12,7 +12,7 @@ from pathlib import Path
 from berth.engine import bundle
 from berth.engine.contract import Exit
 
-ALLOWED = {"numpy", "triton_python_backend_utils", "tensorrt_llm", "berth"}
+ALLOWED = {"numpy", "ray", "triton_python_backend_utils", "tensorrt_llm", "berth"}
 
 
 def write(directory: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from berth.engine.options import Usage, parse, with_defaults
+from berth.engine.options import Usage, parse, shared_memory_prefixes, with_defaults
 
 
 def test_a_leader_alone_needs_only_its_command() -> None:
@@ -57,6 +57,13 @@ def test_adds_what_the_server_is_not_told(tmp_path: Path) -> None:
         f"--backend-directory={tmp_path / 'backends'}",
         "--backend-config=python,shm-region-prefix-name=mine_",
     ]
+
+
+def test_the_renderers_shared_memory_prefix_wins() -> None:
+    command = ["/opt/tritonserver/bin/tritonserver", "--backend-config=python,shm-region-prefix-name=g0_1_"]
+    assert with_defaults(command, None, "mine_")[:2] == command
+    assert shared_memory_prefixes(with_defaults(command, None, "mine_")) == ["g0_1_"]
+    assert shared_memory_prefixes(["sshd"]) == []
 
 
 @pytest.mark.parametrize("command", [["sshd", "-D"], ["mpirun", "-n", "2", "tritonserver"]])

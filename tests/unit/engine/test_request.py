@@ -78,7 +78,7 @@ def test_every_number_is_taken_or_refused_by_name(values: dict[str, float]) -> N
             parse(inputs, LIMITS)
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, "many", True])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "many", True, None])
 def test_limits_that_make_no_sense_are_named(value: object) -> None:
     with pytest.raises(ValueError, match=r"limits\.max_output_tokens is"):
         Limits.of({"max_output_tokens": value})

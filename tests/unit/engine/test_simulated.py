@@ -35,6 +35,7 @@ class Bench:
         self.engine = SimulatedEngine(
             {**OPTIONS, **options},
             faults=FaultFile(path),
+            max_input_tokens=600_000,
             pool="h100",
             member_lost=lambda: self.member_lost,
             die=self._die,
@@ -97,7 +98,12 @@ async def test_a_request_left_early_gives_its_room_back(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "words"), [("  ", "text_input is empty"), ("word " * 600_000, "exceed the KV cache")]
+    ("prompt", "words"),
+    [
+        ("  ", "text_input is empty"),
+        ("word " * 600_000, "exceed the KV cache"),
+        ("word " * 600_001, "has 600001 tokens: at most 600000"),
+    ],
 )
 async def test_impossible_requests_are_refused(bench: Bench, prompt: str, words: str) -> None:
     with pytest.raises(RequestError, match=words):

@@ -12,11 +12,14 @@ import inspect
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
 
+from berth.engine import contract
+from berth.engine.engines import ray_cluster
 from berth.engine.engines.base import LoadError, Piece, RequestError, Sampling
 from berth.engine.engines.tensorrt_llm import TensorRTLLMEngine
 
@@ -61,6 +64,7 @@ SIGNATURES = {
         stop=None,
     ),
 }
+RAY = {"port": 6379, "nodes": 2, "gpus_per_node": 8}
 RECORD = {
     "iterLatencyMS": 20.0,
     "numActiveRequests": 3,
@@ -171,6 +175,47 @@ async def test_every_option_reaches_the_llm_and_iterations_are_counted(engine: T
         "kv_cache_config": {"dtype": "fp8"},
         "enable_iter_perf_stats": True,
     }
+
+
+async def test_built_engines_have_their_own_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("tensorrt_llm._tensorrt_engine")
+    made: list[dict[str, Any]] = []
+    module.LLM = lambda **options: made.append(options)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensorrt_llm._tensorrt_engine", module)
+    engine = TensorRTLLMEngine({"model": "/weights", "backend": "tensorrt"})
+    engine._watch = lambda: asyncio.sleep(0)  # type: ignore[method-assign]
+    await engine.load()
+    assert made == [{"model": "/weights"}]
+
+
+async def test_a_ray_cluster_is_whole_before_the_llm_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "ray"
+    program.write_text(
+        f"#!{sys.executable}\nimport sys; open({str(tmp_path / 'argv')!r}, 'w').write(' '.join(sys.argv[1:]))\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv(contract.POD_IP, "10.0.0.7")
+    monkeypatch.setattr(ray_cluster, "POLL", 0.0)
+    alive = iter([1, 1, 2])
+    ray = ModuleType("ray")
+    ray.init = lambda **options: None  # type: ignore[attr-defined]
+    ray.nodes = lambda: [{"Alive": True}] * next(alive) + [{"Alive": False}]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    engine = TensorRTLLMEngine({"model": "/weights", "orchestrator_type": "ray"}, RAY)
+    await engine.load()
+    await engine.close()
+    argv = (tmp_path / "argv").read_text()
+    assert argv.startswith("start --head --port=6379 --num-gpus=8")
+    assert argv.endswith("--node-ip-address=10.0.0.7")
+    assert next(alive, None) is None
+    assert LLM.made[0].arguments["kwargs"]["orchestrator_type"] == "ray"
+
+
+async def test_ray_that_does_not_start_is_a_failed_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LoadError, match=r"Ray does not start: .*use an image"):
+        await TensorRTLLMEngine({"model": "/weights"}, RAY).load()
 
 
 async def test_pieces_are_what_came_since_the_last_one(engine: TensorRTLLMEngine) -> None:

@@ -47,6 +47,7 @@ class SimulatedEngine:
         options: dict[str, Any],
         *,
         faults: FaultFile,
+        max_input_tokens: int,
         pool: str = "",
         member_lost: Callable[[], bool] = lambda: False,
         die: Callable[[], None] = crash,
@@ -55,6 +56,7 @@ class SimulatedEngine:
         self.state = EngineState()
         self._options = options
         self._faults = faults
+        self._max_input_tokens = max_input_tokens
         self._pool = pool
         self._member_lost = member_lost
         self._die = die
@@ -87,6 +89,8 @@ class SimulatedEngine:
         words = len(prompt.split())
         if not words:
             raise RequestError("text_input is empty: send at least one word")
+        if words > self._max_input_tokens:
+            raise RequestError(f"text_input has {words} tokens: at most {self._max_input_tokens}")
         if self._faults.read().errors:
             raise RuntimeError("fault switch: every request fails")
         job = next(self._numbers)

@@ -1,5 +1,9 @@
 """TensorRT-LLM through its LLM API (release 1.2.1), imported only in the pod.
 
+One node: the LLM spawns its own ranks. Several nodes: the launch command brings the ranks (mpirun with
+trtllm-llmapi-launch), or this engine heads a Ray cluster that the workers' `ray start` joins
+(https://nvidia.github.io/TensorRT-LLM/features/ray-orchestrator.html).
+
 Progress is its iteration counter: `get_stats_async` yields one record per iteration of the executor, also while it
 works on a long prompt and no token comes out. The calls used, with their signatures, are listed in
 tests/unit/engine/test_tensorrt_llm.py.
@@ -8,10 +12,11 @@ tests/unit/engine/test_tensorrt_llm.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
+from berth.engine.engines import ray_cluster
 from berth.engine.engines.base import EngineState, LoadError, Piece, RequestError, Sampling
 
 STATS_SECONDS = 1.0
@@ -19,28 +24,26 @@ STATS_SECONDS = 1.0
 
 
 class TensorRTLLMEngine:
-    """`options` are the arguments of `tensorrt_llm.LLM`, as they are."""
+    """`options`: arguments of `LLM`, as they are; `ray`: `{port, nodes, gpus_per_node}` of a cluster to head."""
 
     name = "tensorrt_llm"
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], ray: dict[str, int] | None = None) -> None:
         self.note = f"TensorRT-LLM, {options.get('model')}"
         self.state = EngineState()
         self._options = options
+        self._ray = ray
         self._llm: Any = None
         self._watcher: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
         """Loads in a thread, so that the process goes on reporting."""
+        loop = asyncio.get_running_loop()
+        if self._ray:
+            await loop.run_in_executor(None, partial(ray_cluster.head, **self._ray))
+        make = self._constructor()
         try:
-            from tensorrt_llm import LLM, SamplingParams  # exists only in the pod's image
-        except ImportError as error:
-            raise LoadError(f"TensorRT-LLM cannot be imported: {error}; use an image that holds it") from error
-        self._sampling_params = SamplingParams
-        arguments = {"backend": "pytorch", **self._options, "enable_iter_perf_stats": True}
-        try:
-            loop = asyncio.get_running_loop()
-            self._llm = await loop.run_in_executor(None, partial(LLM, **arguments))
+            self._llm = await loop.run_in_executor(None, make)
         except Exception as error:
             raise LoadError(f"{type(error).__name__}: {error}") from error
         self._watcher = asyncio.create_task(self._watch())
@@ -69,6 +72,22 @@ class TensorRTLLMEngine:
             self._watcher.cancel()
         if self._llm is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._llm.shutdown)
+
+    def _constructor(self) -> Callable[[], Any]:
+        """Built engines have an LLM class of their own, which counts iterations without being asked."""
+        options = dict(self._options)
+        built = options.pop("backend", "pytorch") == "tensorrt"
+        try:
+            from tensorrt_llm import LLM, SamplingParams  # exists only in the pod's image
+
+            if built:
+                from tensorrt_llm._tensorrt_engine import LLM
+        except ImportError as error:
+            raise LoadError(f"TensorRT-LLM cannot be imported: {error}; use an image that holds it") from error
+        self._sampling_params = SamplingParams
+        if not built:
+            options |= {"backend": "pytorch", "enable_iter_perf_stats": True}
+        return partial(LLM, **options)
 
     def _parameters(self, sampling: Sampling) -> Any:
         wanted = {
