@@ -210,6 +210,7 @@ def _numbers() -> list[Bad]:
         f"{_FIXED}.maxBatchSize": (0, -1, 10**9),
         f"{_FIXED}.maxNumTokens": (0, -1, 10**9),
         f"{_TRAFFIC}.inputTokens.mean": (0, -1, 10**12),
+        f"{_TRAFFIC}.inputTokens.p99": (0, -1, 10**12),
         f"{_TRAFFIC}.outputTokens.maxRequested": (0, -1, 10**12),
     }
     quantities = {
@@ -229,6 +230,8 @@ def _numbers() -> list[Bad]:
             "1\n",
         ),
         f"{_TRAFFIC}.peakToMean": (0, "0.99", "101", "NaN"),
+        f"{_TRAFFIC}.peakInputToMean": ("0.09", "11", "NaN"),
+        f"{_TRAFFIC}.peakOutputToMean": ("0.09", 11, "NaN"),
         f"{_TRAFFIC}.cachedInputFraction": ("-0.1", "1", 1, "NaN"),
         "spec.objectives.availability": ("0", "1", 1, "1.5", "0.49", "99.95%", "NaN"),
         "spec.objectives.limits.costPerHour": (0, "-40", "1e9", "free"),

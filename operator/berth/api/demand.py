@@ -27,6 +27,8 @@ class InputTokens(Model):
     """Mean, in tokens."""
     p95: Tokens
     """95th percentile, in tokens."""
+    p99: Tokens | None = None
+    """99th percentile, p95 to max; absent: a short tail past p95, as where a context limit cuts prompts off."""
     max: Tokens
     """Longest prompt that must be served, in tokens."""
 
@@ -74,6 +76,10 @@ class Traffic(Model):
     """Lengths of answers."""
     peak_to_mean: Annotated[int | str, Quantity("1", "100")] = "1.4"
     """Requests in the busiest minute against the mean minute."""
+    peak_input_to_mean: Annotated[int | str, Quantity("0.1", "10")] | None = None
+    """Mean prompt in busy minutes against the mean prompt; absent: rises with peakToMean."""
+    peak_output_to_mean: Annotated[int | str, Quantity("0.1", "10")] | None = None
+    """Mean answer in busy minutes against the mean answer; absent: the same."""
     cached_input_fraction: Annotated[int | str, Quantity("0", "0.99")] = "0"
     """Share of prompt tokens whose KV cache can be re-used."""
     arrival: Literal["Open", "Closed"] = "Open"

@@ -25,11 +25,14 @@ def profile_of(seconds: Floats, prompt: Ints, output: Ints, max_requested: int |
     longest = int(output.max())
     if max_requested is not None and max_requested < longest:
         raise ValueError(f"max-requested: {max_requested} is less than the longest answer of the trace, {longest}")
+    peak, peak_input, peak_output = _busy_minutes(seconds - seconds[0], prompt, output)
     return TrafficProfile(
         input_tokens=_lengths(prompt, int(prompt.max()), "inputTokens"),
         output_tokens=_lengths(output, max_requested or 2 ** math.ceil(math.log2(longest)), "outputTokens"),
         requests_per_second=len(seconds) / float(seconds[-1] - seconds[0]),
-        **_busy_minutes(seconds - seconds[0], prompt, output),
+        peak_to_mean=peak,
+        peak_input_to_mean=peak_input,
+        peak_output_to_mean=peak_output,
     )
 
 
@@ -39,23 +42,26 @@ def _lengths(tokens: Ints, largest: int, field: str) -> TokenLengths:
     return TokenLengths(mean, p95, largest, p99, field)
 
 
-def _busy_minutes(seconds: Floats, prompt: Ints, output: Ints) -> dict[str, float]:
-    """95th percentile of the minute rate against its mean without the part that Poisson arrivals alone would show, and
-    mean lengths in minutes at or above it against the mean; nothing if the record has too few whole minutes."""
+def _busy_minutes(seconds: Floats, prompt: Ints, output: Ints) -> tuple[float, float | None, float | None]:
+    """Peaks to mean of rate, prompt and answer; those of a profile that gives none if whole minutes are too few.
+
+    The rate's is the 95th percentile of minutes, less the part that Poisson arrivals alone would show; lengths are
+    those of the minutes at or above it.
+    """
     whole = int(seconds[-1] // 60)
     if whole < _FEWEST_MINUTES:
-        return {}
+        return TrafficProfile.peak_to_mean, None, None
     minute = (seconds // 60).astype(np.int64)
     counts = np.bincount(minute, minlength=whole)[:whole]
     mean, variance = float(counts.mean()), float(counts.var())
     real = math.sqrt(max(1 - mean / variance, 0.0)) if variance > 0 else 0.0
     peak = float(np.percentile(counts, 95))
     busy = (minute < whole) & (counts[np.minimum(minute, whole - 1)] >= peak)
-    return {
-        "peak_to_mean": 1 + max(peak / mean - 1, 0.0) * real,
-        "peak_input_to_mean": _bounded(float(prompt[busy].mean() / prompt.mean())),
-        "peak_output_to_mean": _bounded(float(output[busy].mean() / output.mean())),
-    }
+    return (
+        min(1 + max(peak / mean - 1, 0.0) * real, 100.0),
+        _bounded(float(prompt[busy].mean() / prompt.mean())),
+        _bounded(float(output[busy].mean() / output.mean())),
+    )
 
 
 def _bounded(ratio: float) -> float:

@@ -64,7 +64,7 @@ def test_lengths_in_the_wrong_order_are_refused() -> None:
 
 
 def test_a_p95_that_contradicts_the_mean_is_refused() -> None:
-    with pytest.raises(ValueError, match="p95 5000.*alone give more than the mean 100: lower p95 or raise mean"):
+    with pytest.raises(ValueError, match=r"p95 5000.*alone give more than the mean 100: lower p95 or raise mean"):
         TokenLengths(100, 5000, 6000)
 
 

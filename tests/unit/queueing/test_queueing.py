@@ -93,7 +93,7 @@ def test_a_request_longer_than_the_kv_cache_is_never_served(method: Method) -> N
 
 @pytest.mark.parametrize("load", [math.nan, -1.0, math.inf])
 def test_a_load_that_is_no_load_is_refused(load: float) -> None:
-    with pytest.raises(ValueError, match="load: .* must be a finite number of at least 0"):
+    with pytest.raises(ValueError, match=r"load: .* must be a finite number of at least 0"):
         latency(h100_fp8(1), CONVERSATION, load)
 
 
