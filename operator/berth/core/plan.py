@@ -220,7 +220,9 @@ def _children(snapshot: Snapshot, wanted: Wanted) -> list[Action]:
     orders: list[Action] = []
     for manifest in manifests:
         have = found.get((manifest["kind"], manifest["metadata"]["name"]))
-        if have is None or drifted(manifest, have):
+        # An immutable object of a name that is made from its content has the content, or is not there.
+        said = {"metadata": manifest["metadata"]} if manifest.get("immutable") else manifest
+        if have is None or drifted(said, have):
             orders.append(Ensure(manifest))
     return orders
 
