@@ -4,8 +4,8 @@
 
 The wheel nvidia-pytriton carries Triton 2.51 for CPUs. Its Python stub is built against numpy 1 and links
 libpython3.X.so.1.0, which neither the wheel nor a Python built without --enable-shared has. So an interpreter 3.11 or
-3.12 is looked for whose libpython can be found, or fetched with apt and unpacked here; if none is, the error says what to
-install. The result looks like NVIDIA's images: `home` stands for /opt/tritonserver.
+3.12 is looked for whose libpython can be found, or fetched with apt and unpacked here; if none is, the error says what
+to install. The result looks like NVIDIA's images: `home` stands for /opt/tritonserver.
 """
 
 from __future__ import annotations
@@ -236,8 +236,8 @@ def _make(directory: Path, lock: Path) -> TritonEnv:
         _run([interpreter.path, "-m", "venv", "--without-pip", str(new)])
         env = TritonEnv(new, interpreter.version)
         print("Triton server: downloading nvidia-pytriton and numpy (75 MB)", flush=True)
-        _run([sys.executable, "-m", "pip", "--python", str(env.python), "install", "--quiet", "--no-deps"]
-             + ["--disable-pip-version-check", "--only-binary=:all:", "--require-hashes", "-r", str(lock)])  # fmt: skip
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(env.python)]
+        _run([*pip, "install", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes", f"-r{lock}"])
         _lay_out(env, interpreter)
         (new / "complete.json").write_text(json.dumps({"version": env.version, "lock": digest(lock)}))
         new.rename(directory)
