@@ -86,7 +86,11 @@ class _Facts:
             for group, judgement in self.judged
             if judgement.state is State.FAILED and self.ready < self.count and not self._replaced(group)
         ]
-        self.draining = [group for group, judgement in self.judged if judgement.state is State.DRAINING]
+        self.draining = [
+            group
+            for group, judgement in self.judged
+            if judgement.state is State.DRAINING or group in plan.rollout.retire
+        ]
         self.missing = self.count - self.counted
         self.shortage = next(iter(outcome.shortages.values()), None) or plan.rollout.blocked
         self.conflict = outcome.name_conflicts[0] if outcome.name_conflicts else ""

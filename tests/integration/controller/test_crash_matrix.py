@@ -1,0 +1,176 @@
+"""Every write can be Berth's last: it is killed after each n-th write of each sequence, restarts, and must end where the
+undisturbed run ends, with as many pods created on the way (one more where the loss itself was in flight).
+
+Odd numbers also lose every status in between, since status is output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from berth.local.controlplane import ControlPlane
+from berth.local.kwok import Kwok
+from tests.integration.controller.conftest import Site
+from tests.support.berth import RunningBerth, start_berth
+from tests.support.cluster import Cluster
+from tests.support.fault_proxy import Call, FaultProxy
+from tests.support.write_sequences import SEQUENCES, WriteSequence
+
+AT_ONCE = 4
+
+
+def counted(call: Call) -> bool:
+    """Leases follow the clock and Events are not part of any sequence."""
+    return call.resource not in ("leases", "events")
+
+
+@dataclass
+class Ending:
+    """What is compared: the world at the end, and what it cost."""
+
+    world: dict[str, Any]
+    pods_created: int
+    writes: int = 0
+    trace: list[str] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def own_site(cluster: Cluster) -> AsyncIterator[Site]:
+    tag = secrets.token_hex(4)
+    async with cluster.namespace(f"crash-{tag}") as namespace:
+        yield Site(cluster, namespace, tag)
+    for kind in ("gpupools", "nodes"):
+        for each in await cluster.list(kind):
+            if f"-{tag}-" in each["metadata"]["name"]:
+                await cluster.delete(kind, each["metadata"]["name"])
+
+
+async def berth_behind(proxy: FaultProxy, kubeconfig: Path, folder: Path, namespace: str) -> RunningBerth:
+    """An operator whose every request passes the proxy."""
+    config = yaml.safe_load(kubeconfig.read_text())
+    config["clusters"][0]["cluster"]["server"] = proxy.url
+    path = folder / f"{secrets.token_hex(4)}.kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    lease = {"lease_duration": 15.0, "lease_renew_deadline": 10.0}  # many run at once, and no Lease is waited for
+    return await start_berth(path, namespace, **lease)
+
+
+async def run(
+    sequence: WriteSequence, kill_after: int | None, control_plane: ControlPlane, cluster: Cluster, folder: Path
+) -> Ending:
+    """One run of a sequence; with `kill_after`, Berth dies after that write of it and another takes over."""
+    async with own_site(cluster) as site, FaultProxy(control_plane, counted=counted) as proxy:
+        pool = await site.pool()
+        berth = await berth_behind(proxy, control_plane.kubeconfig, folder, site.namespace)
+        await sequence.prepare(site, pool)
+        before = sum(map(counted, proxy.writes))
+        died = asyncio.Event()
+        if kill_after is not None:
+
+            def kill(call: Call) -> None:
+                proxy.partition()
+                berth.task.cancel()
+                died.set()
+
+            proxy.after_write(before + kill_after, kill, lose_reply=True)
+        await sequence.act(site, pool)
+        if kill_after is None:
+            await sequence.finished(site, pool)
+            await berth.stop()
+            return await ending(site, proxy.writes, before)
+        finished = asyncio.create_task(sequence.finished(site, pool))
+        await asyncio.wait([finished, asyncio.create_task(died.wait())], return_when=asyncio.FIRST_COMPLETED)
+        finished.cancel()
+        await asyncio.gather(berth.task, finished, return_exceptions=True)
+        await cluster.delete("leases", "berth-operator", site.namespace)
+        if kill_after % 2:
+            await wipe_status(site)
+        async with FaultProxy(control_plane, counted=counted) as second:
+            successor = await berth_behind(second, control_plane.kubeconfig, folder, site.namespace)
+            await sequence.finished(site, pool)
+            await successor.stop()
+            return await ending(site, [*proxy.writes, *second.writes], before)
+
+
+async def wipe_status(site: Site) -> None:
+    """As a restore from a backup without status would."""
+    for kind in ("llmdeployments", "replicagroups"):
+        for each in await site.cluster.list(kind, site.namespace):
+            name = each["metadata"]["name"]
+            await site.cluster.patch(kind, name, site.namespace, {"status": None}, subresource="status")
+
+
+async def ending(site: Site, writes: list[Call], before: int) -> Ending:
+    relevant = list(filter(counted, writes))
+    created = sum(call.verb == "create" and call.resource == "pods" for call in relevant[before:])
+    trace = [f"{call.verb} {call.resource}{'/' + call.subresource if call.subresource else ''}" for call in relevant]
+    return Ending(await world(site), created, len(relevant) - before, trace[before:])
+
+
+async def world(site: Site) -> dict[str, Any]:
+    """What must be the same at the end, without what names and times make different."""
+
+    async def all_of(kind: str) -> list[dict[str, Any]]:
+        return await site.cluster.list(kind, site.namespace)
+
+    def label(obj: dict[str, Any], name: str) -> str | None:
+        return obj["metadata"].get("labels", {}).get(f"berth.dev/{name}")
+
+    deployments = [
+        {
+            "summary": {**each["status"]["summary"], "placement": each["status"]["summary"]["placement"].split()[1:]},
+            "conditions": {c["type"]: (c["status"], c["reason"]) for c in each["status"]["conditions"]},
+            "groupCounts": each["status"]["groupCounts"],
+        }
+        for each in await all_of("llmdeployments")
+    ]
+    return {
+        "deployments": deployments,
+        "groups": sorted(
+            (label(each, "group"), label(each, "incarnation"), label(each, "lifecycle"), each["status"]["state"])
+            for each in await all_of("replicagroups")
+        ),
+        "pods": sorted(
+            (label(each, "group"), label(each, "member-index"), label(each, "serving") or "", each["status"]["phase"])
+            for each in await all_of("pods")
+        ),
+        "services": len(await all_of("services")),
+        "budgets": len(await all_of("poddisruptionbudgets")),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the killed close no connections
+@pytest.mark.parametrize("sequence", SEQUENCES, ids=lambda sequence: sequence.name)
+async def test_killed_after_any_write_it_ends_where_it_would_have(
+    sequence: WriteSequence, control_plane: ControlPlane, kwok: Kwok, cluster: Cluster, tmp_path: Path
+) -> None:
+    await cluster.install_crds()
+    reference = await run(sequence, None, control_plane, cluster, tmp_path)
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def disturbed(number: int) -> str:
+        async with places:
+            found = await run(sequence, number, control_plane, cluster, tmp_path)
+        after = reference.trace[number - 1]
+        if found.world != reference.world:
+            return f"killed after write {number} ({after}): ends in {found.world}"
+        if not reference.pods_created <= found.pods_created <= reference.pods_created + 1:
+            return f"killed after write {number} ({after}): {found.pods_created} pods created"
+        return ""
+
+    complaints = await asyncio.gather(*(disturbed(number) for number in range(1, reference.writes + 1)))
+    gc.collect()  # whatever the killed left behind is complained of here and not in another test
+    found = [complaint for complaint in complaints if complaint]
+    assert not found, f"undisturbed: {reference.world}\n" + "\n".join(found)
