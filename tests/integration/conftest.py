@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -27,6 +28,22 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             binaries.provide([*PROGRAMS, "kwok", "kubectl"], report=terminal.write_line if terminal else None)
         except binaries.BinaryUnavailable as error:
             pytest.exit(f"the integration tier needs a control plane: {error}", returncode=1)
+
+
+@pytest.fixture(autouse=True)
+async def _connections_end_before_their_loop() -> AsyncIterator[None]:
+    """asyncio says goodbye on a TLS connection in the background, after the client's close() has returned.
+
+    A loop that closes meanwhile leaves the socket to the garbage collector, and its warning fails some later test.
+    What is really left open still does.
+    """
+    yield
+    transports = asyncio.get_running_loop()._transports  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline and any(
+        each.get_extra_info("socket").fileno() >= 0 for each in list(transports.values())
+    ):
+        await asyncio.sleep(0.01)
 
 
 @pytest.fixture(scope="session")
