@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# make test PYTEST="-k crash -x" runs a part
+PYTEST ?=
 
-.PHONY: setup demo test test-unit test-integration e2e verify bench fmt lock clean
+.PHONY: setup triton test test-unit test-integration verify bench fmt lock clean
 
 setup: $(STAMP)
 
@@ -14,6 +16,34 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $(STAMP)
 
+# A real Triton server in an environment of its own (.venv-triton); says why where it cannot run.
+triton: setup
+	$(BIN)/python -m berth.local.triton_env
+
+test: test-unit test-integration
+
+test-unit: setup
+	$(BIN)/pytest tests/unit -q $(PYTEST)
+
+# The first run builds etcd and the Kubernetes control plane from Go modules into the user's cache folder.
+test-integration: setup
+	$(BIN)/pytest tests/integration -q $(PYTEST)
+
+# Style, types, layers, and that nothing generated is out of date.
+verify: setup
+	$(BIN)/ruff check operator tests benchmarks
+	$(BIN)/ruff format --check operator tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/berth crd --check --check-compatible tests/data/released/v0.1.0
+
+# Every bench-* in its short form.
+BENCHES := $(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py))
+.PHONY: $(BENCHES)
+bench: $(BENCHES)
+$(BENCHES): bench-%: setup
+	$(BIN)/python benchmarks/bench_$*.py
+
 # Resolves pyproject.toml for every supported Python into requirements.lock (needs uv).
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --group dev pyproject.toml \
@@ -22,3 +52,6 @@ lock:
 fmt: setup
 	$(BIN)/ruff check --fix operator tests benchmarks
 	$(BIN)/ruff format operator tests benchmarks
+
+clean:
+	rm -rf $(VENV) .venv-triton .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,7 +1,7 @@
 """The registry of Berth's write sequences, for tests that interrupt each of them after each write.
 
-A sequence prepares a settled world, acts on it as a user or as fate would, and tells when Berth has finished. A new kind
-of write sequence gets an entry here and is then interrupted like the others.
+A sequence prepares a settled world, acts on it as a user or as fate would, and tells when Berth has finished. A new
+kind of write sequence gets an entry here and is then interrupted like the others.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Every write can be Berth's last: it is killed after each n-th write of each sequence, restarts, and must end where the
-undisturbed run ends, with as many pods created on the way (one more where the loss itself was in flight).
+"""Every write can be Berth's last: it is killed after each n-th write of each sequence, restarts, and must end where
+the undisturbed run ends, with as many pods created on the way (one more where the loss itself was in flight).
 
 Odd numbers also lose every status in between, since status is output.
 """
