@@ -149,7 +149,7 @@ def _says_version(path: Path, binary: Binary) -> bool:
         answer = subprocess.run([path, *binary.version_arguments], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return re.search(rf"(?<![\w.]){re.escape(binary.version)}(?![\w.])", answer.stdout) is not None
+    return re.search(rf"(?<![\w.+-]){re.escape(binary.version)}(?![\w.+-])", answer.stdout) is not None
 
 
 def _build(binary: Binary, title: str, report: Report) -> Path:

@@ -80,7 +80,7 @@ def gpu_node(
             },
         },
         "status": {
-            "capacity": resources,
+            "capacity": dict(resources),
             "allocatable": resources,
             "addresses": [{"type": "InternalIP", "address": NODE_ADDRESS}, {"type": "Hostname", "address": name}],
         },

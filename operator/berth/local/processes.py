@@ -31,7 +31,7 @@ class ChildProcess:
     """A program, its arguments and its log; started and stopped any number of times.
 
     `environment` is the child's whole environment. Output is appended to `log`. `arguments` may be changed between two
-    starts. The child leads a process group of its own, which `kill` and `stop` end as a whole.
+    starts. The child leads a process group of its own, and every signal goes to the whole group.
     """
 
     def __init__(
