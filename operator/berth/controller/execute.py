@@ -150,7 +150,8 @@ class Executor:
         )
 
     async def _set_serving(self, namespace: str, member: Member, serving: bool) -> None:
-        annotations = {labels.TOKEN_RESTARTS: str(member.restarts)} if serving else {}
+        proven = member.restarts if serving else member.token_restarts
+        annotations = {} if proven is None else {labels.TOKEN_RESTARTS: str(proven)}
         await _if_there(
             self._client.apply(
                 {

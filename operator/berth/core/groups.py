@@ -14,7 +14,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -96,8 +96,11 @@ def judge(
     if group.lifecycle == labels.RETIRING:
         return _draining(group, answer, policy, now)
     if group.lifecycle == labels.RESERVED:
-        return _reserved(group, now, manifests)
-    return _committed(group, answer, policy, now)
+        judgement = _reserved(group, now, manifests)
+    else:
+        judgement = _committed(group, answer, policy, now)
+    unearned = [order for order in _unearned(group) if order not in judgement.actions]
+    return replace(judgement, actions=(*unearned, *judgement.actions)) if unearned else judgement
 
 
 def retire(group: Group, now: float) -> tuple[Action, ...]:
@@ -107,6 +110,15 @@ def retire(group: Group, now: float) -> tuple[Action, ...]:
 
 def _cut(group: Group) -> tuple[Action, ...]:
     return tuple(SetServing(member, False) for member in group.members if member.serving)
+
+
+def _unearned(group: Group) -> tuple[Action, ...]:
+    """Cuts where the serving label stands without a token: a container that restarted, or somebody else's hand."""
+    return tuple(
+        SetServing(member, False)
+        for member in group.members
+        if member.serving and not (member.leader and member.token_restarts == member.restarts)
+    )
 
 
 def _reserved(group: Group, now: float, manifests: Sequence[Mapping[str, Any]] | None) -> Judgement:
@@ -137,7 +149,7 @@ def _committed(group: Group, answer: Answer | None, policy: GroupPolicy, now: fl
         State.WARMING,
         "RestartedInPlace",
         f"container of {forgiven.name} restarted: {describe(forgiven)}",
-        (*_cut(group), mark),
+        (mark,),
         needs_answer=True,
         evidence=evidence(forgiven, "RestartedInPlace", now),
     )
@@ -185,19 +197,21 @@ def _progress(group: Group, answer: Answer | None, now: float) -> Judgement:
     proven = leader.token_restarts == leader.restarts
     if not proven and not _answered(leader, answer):
         message = answer.message if answer and answer.message else f"waiting for a token from {leader.name}"
-        return Judgement(State.WARMING, "NoTokenYet", message, _cut(group), needs_answer=True)
+        return Judgement(State.WARMING, "NoTokenYet", message, needs_answer=True)
     flip = () if leader.serving and proven else (SetServing(leader, True),)
     return Judgement(State.SERVING, "Serving", "answers with tokens", flip)
 
 
 def _unbound(group: Group, unbound: Sequence[Member], now: float) -> Judgement:
-    waited = now - max(member.created_at for member in group.members)
-    if group.planned_nodes and waited >= BIND_TIMEOUT_SECONDS:
-        message = f"{unbound[0].name} was not bound to its planned node: {unbound[0].unschedulable or 'no answer'}"
+    """Time alone proves nothing: only a pod that the scheduler refused has lost its planned node to somebody."""
+    left = max(member.created_at for member in group.members) + BIND_TIMEOUT_SECONDS - now
+    refused = next((member for member in unbound if member.unschedulable), None)
+    if group.planned_nodes and refused is not None and left <= 0:
+        message = f"{refused.name} was not bound to its planned node: {refused.unschedulable}"
         return Judgement(State.STARTING, "BindTimeout", message, retire(group, now))
-    message = unbound[0].unschedulable or f"waiting for the scheduler to bind {unbound[0].name}"
-    left = BIND_TIMEOUT_SECONDS - waited if group.planned_nodes else None
-    return Judgement(State.STARTING, "Unscheduled", message, requeue_after=left)
+    message = refused.unschedulable if refused else f"waiting for the scheduler to bind {unbound[0].name}"
+    requeue_after = left if group.planned_nodes and left > 0 else None
+    return Judgement(State.STARTING, "Unscheduled", message, requeue_after=requeue_after)
 
 
 def _not_ready(member: Member | None) -> Judgement:

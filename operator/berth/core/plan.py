@@ -199,11 +199,12 @@ def _as_marked(group: Group, judgement: Judgement, now: float) -> Group:
 
 
 def _group_orders(group: Group, judgement: Judgement, snapshot: Snapshot) -> list[Action]:
+    """The record comes before the mark: a commit without the UIDs it is about, or a failure without evidence, is lost."""
     orders: list[Action] = [Restore(group, member) for member in group.members if not member.labels_intact]
-    orders += judgement.actions
     status = group_life.group_status(group, judgement, snapshot.now)
     if status != group.recorded:
         orders.append(Record(group, status))
+    orders += judgement.actions
     return orders
 
 
