@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import aiohttp
+import grpc
 import numpy as np
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from berth.engine import contract
 from berth.errors import Transient
-from berth.labels import MODEL_NAME, PORT_GRPC, PORT_LAUNCHER
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_IN_FLIGHT = 1_000_000
@@ -47,7 +48,7 @@ class TritonProber:
         self._session: aiohttp.ClientSession | None = None
 
     async def token(self, address: str) -> None:
-        client = triton.InferenceServerClient(url=f"{address}:{PORT_GRPC}")
+        client = triton.InferenceServerClient(url=f"{address}:{contract.PORT_GRPC}")
         try:
             answers = client.stream_infer(_canary(), stream_timeout=self._timeout)
             async for result, error in answers:
@@ -56,7 +57,7 @@ class TritonProber:
                 if result.as_numpy("text_output") is not None:
                     return
             raise Transient(f"no token from {address}: the stream ended without an answer")
-        except InferenceServerException as error:
+        except (InferenceServerException, grpc.RpcError) as error:
             raise Transient(f"no token from {address}: {_short(error)}") from error
         finally:
             await client.close()
@@ -78,7 +79,7 @@ class TritonProber:
     async def _request(self, method: str, address: str, path: str) -> dict[str, Any]:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._timeout))
-        url = f"http://{address}:{PORT_LAUNCHER}{path}"
+        url = f"http://{address}:{contract.PORT_PAGE}{path}"
         try:
             async with self._session.request(method, url, allow_redirects=False) as response:
                 body = await response.content.read(MAX_BODY_BYTES)
@@ -99,7 +100,7 @@ async def _canary() -> AsyncIterator[dict[str, Any]]:
         _input("streaming", np.array([True])),
         _input("sampling_param_max_tokens", np.array([1], dtype=np.int32)),
     ]
-    yield {"model_name": MODEL_NAME, "inputs": inputs}
+    yield {"model_name": contract.MODEL_NAME, "inputs": inputs, "request_id": f"{contract.CANARY_ID}-operator"}
 
 
 def _input(name: str, value: np.ndarray[Any, Any]) -> Any:
@@ -109,4 +110,5 @@ def _input(name: str, value: np.ndarray[Any, Any]) -> Any:
 
 
 def _short(error: BaseException) -> str:
-    return (str(error) or type(error).__name__)[:200]
+    text = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+    return (text or type(error).__name__)[:200]
