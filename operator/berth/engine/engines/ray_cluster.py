@@ -36,7 +36,7 @@ def head(port: int, nodes: int, gpus_per_node: int) -> None:
 
 def wait_for_nodes(nodes: int) -> None:
     """Until the cluster has so many live nodes. Raises LoadError."""
-    import ray  # type: ignore[import-not-found]  # exists only in the pod's image
+    import ray
 
     ray.init(address="auto", namespace="trtllm", ignore_reinit_error=True)
     deadline = time.monotonic() + JOIN_SECONDS
