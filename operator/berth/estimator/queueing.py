@@ -35,8 +35,9 @@ Cache = MutableMapping[Hashable, Capacity]
 
 _QUANTILES = (0.5, 0.95, 0.99)
 _SEED = 20231116
-_FEWEST, _MOST = 12_000, 48_000  # requests of one simulation
-_LEVEL_SECONDS = 45.0  # simulated per minute level at half of saturation, within those bounds
+_FEWEST, _MOST = 12_000, 96_000  # requests of one simulation
+_MOST_CLIENTS = 12_000  # more are only a longer queue, which the screen tells as well
+_LEVEL_SECONDS = 60.0  # simulated per minute level at half of saturation, within those bounds
 _BATCHES = 64
 _LOADS = 16
 _PRECISION = 1.015  # ratio of a load that fails to one that holds at which the search ends
@@ -54,7 +55,7 @@ def latency(engine: EngineModel, profile: TrafficProfile, load: float, method: M
         raise ValueError(f"load: {load!r} must be a finite number of at least 0")
     if not fits(engine, profile):
         return overloaded()
-    if method == "screen":
+    if method == "screen" or (profile.closed and load > _MOST_CLIENTS):
         return _screened(engine, profile, np.array([load]))[0]
     return _simulated(engine, profile, load)
 
@@ -176,7 +177,7 @@ def _search(
     """By simulation, starting from `load`; the latency at the largest load that holds."""
     best = None
     for _ in range(_TRIALS):
-        found = _simulated(engine, shape, load)
+        found = latency(engine, shape, load, "simulate")
         if bracket.record(load, *objectives.excess(found.ttft.p95, found.tpot.p95)):
             best = found
         if bracket.settled:

@@ -5,6 +5,7 @@ load are tens of per cent of latency, 20 %. The golden file holds the replays, m
 shares nothing with the model.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,6 +40,21 @@ def test_screened_p95_is_close_to_that_of_the_recorded_hour(case: dict[str, Any]
 
     for value, truth in ((found.ttft_p95, case["ttft"][1]), (found.tpot_p95, case["tpot"][1])):
         assert 0.8 <= value / truth <= 1.15
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_a_profile_without_the_optional_figures_is_not_optimistic(case: dict[str, Any]) -> None:
+    six = replace(
+        PROFILE,
+        input_tokens=replace(PROFILE.input_tokens, p99=None),
+        output_tokens=replace(PROFILE.output_tokens, p99=None),
+        peak_input_to_mean=None,
+        peak_output_to_mean=None,
+    )
+    found = latency(ENGINES[case["engine"]], six, case["rate"], "simulate")
+
+    assert found.ttft_p95 >= 0.9 * case["ttft"][1]
+    assert found.tpot_p95 >= 0.9 * case["tpot"][1]
 
 
 @pytest.mark.slow
