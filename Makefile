@@ -42,7 +42,7 @@ BENCHES := $(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_
 .PHONY: $(BENCHES)
 bench: $(BENCHES)
 $(BENCHES): bench-%: setup
-	$(BIN)/python benchmarks/bench_$*.py
+	$(BIN)/python -m benchmarks.bench_$*
 
 # Resolves pyproject.toml for every supported Python into requirements.lock (needs uv).
 lock:

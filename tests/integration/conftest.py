@@ -25,7 +25,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if any("control_plane" in getattr(item, "fixturenames", ()) for item in session.items):
         terminal = session.config.pluginmanager.get_plugin("terminalreporter")
         try:
-            binaries.provide([*PROGRAMS, "kwok", "kubectl"], report=terminal.write_line if terminal else None)
+            binaries.provide([*PROGRAMS, "kwok", "kubectl"], lambda line: terminal.write(f"{line}\n", flush=True))
         except binaries.BinaryUnavailable as error:
             pytest.exit(f"the integration tier needs a control plane: {error}", returncode=1)
 
