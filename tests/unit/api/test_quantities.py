@@ -46,8 +46,8 @@ def test_durations_are_written_as_a_person_reads_them(value: float, expected: st
 
 
 @given(st.floats(min_value=0.001, max_value=10**7))
-def test_a_written_duration_reads_back_within_two_percent(value: float) -> None:
-    assert seconds(format_duration(value)) == pytest.approx(value, rel=0.02)
+def test_a_written_duration_reads_back_within_five_percent(value: float) -> None:
+    assert seconds(format_duration(value)) == pytest.approx(value, rel=0.05)
 
 
 @pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
