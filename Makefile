@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # make test PYTEST="-k crash -x" runs a part
 PYTEST ?=
 
-.PHONY: setup triton test test-unit test-integration verify bench fmt lock clean
+.PHONY: setup triton test test-unit test-slow test-integration verify bench fmt lock clean
 
 setup: $(STAMP)
 
@@ -20,10 +20,15 @@ $(STAMP): requirements.lock pyproject.toml
 triton: setup
 	$(BIN)/python -m berth.local.triton_env
 
-test: test-unit test-integration
+test: test-unit test-integration test-slow
 
+# Pure and under a minute.
 test-unit: setup
-	$(BIN)/pytest tests/unit -q $(PYTEST)
+	$(BIN)/pytest tests/unit -q -m "not slow" $(PYTEST)
+
+# Pure, but a minute or more: replays that golden files are compared with.
+test-slow: setup
+	$(BIN)/pytest tests/unit -q -m slow $(PYTEST)
 
 # The first run builds etcd and the Kubernetes control plane from Go modules into the user's cache folder.
 test-integration: setup
