@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from berth.local import binaries
 from berth.local.controlplane import PROGRAMS, ControlPlane
+from berth.local.kwok import Kwok
 from berth.local.processes import ProcessFailed
 from tests.support.cluster import Cluster, eventually
 
@@ -110,6 +112,26 @@ async def test_a_killed_parent_takes_everything_with_it(tmp_path: Path) -> None:
         return not any(alive(pid) for pid in pids)
 
     await eventually(all_gone)
+
+
+async def test_only_the_api_server_listens_and_only_on_loopback(control_plane: ControlPlane, kwok: Kwok) -> None:
+    listening = {process.name: listeners(process.pid) for process in (*control_plane.processes, kwok)}
+    address = control_plane.url.removeprefix("https://")
+    assert {name: found for name, found in listening.items() if found} == {"kube-apiserver": {address}}
+
+
+def listeners(pid: int) -> set[str]:
+    """Addresses on which the process listens by TCP: its sockets (/proc/<pid>/fd) in state LISTEN (/proc/net/tcp)."""
+    own = {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            local, state, inode = (line.split()[column] for column in (1, 3, 9))
+            if state == "0A" and f"socket:[{inode}]" in own:
+                address, port = local.split(":")
+                host = socket.inet_ntoa(bytes.fromhex(address)[::-1]) if table == "tcp" else address
+                found.add(f"{host}:{int(port, 16)}")
+    return found
 
 
 def test_provided_programs_say_the_pinned_versions() -> None:
