@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 
 from berth import labels
 from berth.api.gpupool import GPUPool
+from berth.controller import parse
 from berth.controller.world import Key, World
 from berth.core import capacity, pools
 from berth.core.budgets import why_over_gpu_budget
@@ -34,8 +35,9 @@ from berth.kube.kinds import POD, REPLICA_GROUP, Object
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-FOREIGN_SECONDS = 30.0
-"""How long what others have on a node is believed without looking again; chosen nodes are always looked at."""
+FOREIGN_SECONDS = 10.0
+"""How long what others have on a node is believed without looking again; chosen nodes are always looked at, and before
+a claim is refused those where others stand."""
 ATTEMPTS = 8
 """Choices of nodes before giving way to whoever keeps taking them."""
 
@@ -125,6 +127,10 @@ class Arbiter:
                 over = self._why_over_budget(claim, nodes)
                 answer = capacity.Shortage(over, 0) if over else self._ask(claim, nodes, waiting)
                 if not isinstance(answer, Placement):
+                    if claim.pool.spec.gpu_budget is None and await self.refresh(
+                        claim.demand.resource_name, [node for node in nodes if self._taken_by_others(node)]
+                    ):
+                        continue
                     return Shortage("WaitingForCapacity", answer.reason)
                 unseen = set() if claim.pool.spec.gpu_budget is not None else set(answer.nodes) - looked
                 if not unseen:
@@ -164,12 +170,20 @@ class Arbiter:
         """What is taken on these nodes, as far as is known."""
         return usage_by_node(self._bound(resource_name, nodes), self._reservations(resource_name))
 
-    async def refresh(self, resource_name: str, nodes: Iterable[NodeView]) -> None:
-        """Look again at what others have on these nodes, where the last look is old."""
-        for node in nodes:
-            known = self._foreign.get(node.name)
-            if known is None or self._now() - known.at > FOREIGN_SECONDS:
-                await self._look(node.name, resource_name)
+    async def refresh(self, resource_name: str, nodes: Iterable[NodeView]) -> bool:
+        """Look again at what others have on these nodes, where the last look is old; whether there was any."""
+        old = [node.name for node in nodes if self._age(node.name) > FOREIGN_SECONDS]
+        for name in old:
+            await self._look(name, resource_name)
+        return bool(old)
+
+    def _age(self, node: str) -> float:
+        known = self._foreign.get(node)
+        return float("inf") if known is None else self._now() - known.at
+
+    def _taken_by_others(self, node: NodeView) -> bool:
+        known = self._foreign.get(node.name)
+        return known is not None and any(pod.amount.gpus for pod in known.pods)
 
     def _why_over_budget(self, claim: Claim, nodes: Sequence[NodeView]) -> str | None:
         if claim.pool.spec.gpu_budget is None:
@@ -202,13 +216,8 @@ class Arbiter:
 
     async def _look(self, node: str, resource_name: str) -> None:
         listing = await self._client.list(POD, field_selector=f"spec.nodeName={node}")
-        others = [pod for pod in listing.items if not self._ours(pod)]
+        others = [pod for pod in listing.items if not self._world.sees(pod)]
         self._foreign[node] = _Foreign(tuple(bound_pods(others, resource_name)), self._now())
-
-    @staticmethod
-    def _ours(pod: Object) -> bool:
-        found = pod["metadata"].get("labels") or {}
-        return found.get(labels.MANAGED_BY) == labels.MANAGED_BY_VALUE and labels.DEPLOYMENT_UID in found
 
     def _bound(self, resource_name: str, nodes: Iterable[NodeView]) -> list[PodUsage]:
         names = {node.name for node in nodes}
@@ -223,7 +232,7 @@ class Arbiter:
         others = (
             group["spec"].get("plannedNodes") or ()
             for group in self._holding()
-            if group["metadata"]["labels"].get(labels.DEPLOYMENT_UID) == claim.owner_uid
+            if (parse.owner_of(group, "LLMDeployment") or {}).get("uid") == claim.owner_uid
             and group["spec"]["group"] != f"g{claim.group}"
         )
         standing = [[by_name[name] for name in names if name in by_name] for names in others]
@@ -238,7 +247,7 @@ class Arbiter:
         return [
             group
             for group in (*stored, *self._granted.values())
-            if group["metadata"].get("labels", {}).get(labels.LIFECYCLE) in (labels.RESERVED, labels.COMMITTED)
+            if parse.lifecycle(group) in (labels.RESERVED, labels.COMMITTED)
             and "deletionTimestamp" not in group["metadata"]
         ]
 

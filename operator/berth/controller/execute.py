@@ -16,6 +16,7 @@ from berth import labels
 from berth.controller.arbiter import Arbiter, Claim
 from berth.core import actions as do
 from berth.core import groups as group_life
+from berth.core.drift import mend
 from berth.core.observed import Group, Member, Shortage
 from berth.core.status import Outcome
 from berth.errors import Conflict, Transient
@@ -34,6 +35,8 @@ class _Progress:
     shortages: dict[int, Shortage] = field(default_factory=dict)
     conflicts: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
+    given_up: set[str] = field(default_factory=set)
+    """UIDs of ReplicaGroups of which a member was refused: creating the others would be in vain."""
 
 
 class Executor:
@@ -51,12 +54,13 @@ class Executor:
         for order in orders:
             if done.conflicts and isinstance(order, do.Create | do.Reserve):
                 continue
+            if isinstance(order, do.Create) and order.group.uid in done.given_up:
+                continue
             try:
                 await self._carry_out(order, namespace, claim, done)
             except (Rejected, Forbidden) as error:
                 _log.warning("refused: %s", error)
-                done.refusals.append(str(error))
-                await self._give_up(order)
+                await self._give_up(order, str(error), done)
         return Outcome(done.shortages, tuple(done.conflicts), tuple(done.refusals))
 
     async def _carry_out(
@@ -70,7 +74,7 @@ class Executor:
             case do.Ensure(manifest):
                 await self._ensure(manifest, done)
             case do.Create(_, manifest):
-                await self._create(manifest)
+                await self._create(manifest, done)
             case do.Reserve():
                 shortage = await self._arbiter.reserve(claim(order))
                 if shortage is not None:
@@ -81,11 +85,10 @@ class Executor:
                 await self._record(group, status)
             case do.SetServing(member, serving):
                 await self._set_serving(namespace, member, serving)
-            case do.Restore(group, member):
-                await self._restore(namespace, group, member)
+            case do.Restore(member):
+                await self._patch_pod(namespace, member, {"metadata": {"labels": dict(member.lost_labels)}})
             case do.Ungate(member):
-                patch = {"spec": {"schedulingGates": None}}
-                await _if_there(self._client.merge_patch(POD, namespace, member.name, patch, uid=member.uid))
+                await self._patch_pod(namespace, member, {"spec": {"schedulingGates": None}})
             case do.Drain(member):
                 await self._drain(member)
             case do.DeleteMember(member, grace):
@@ -106,28 +109,33 @@ class Executor:
             return
         except AlreadyExists:
             found = await self._client.get(kind, metadata["namespace"], metadata["name"])
-        owners = {owner["uid"] for owner in metadata.get("ownerReferences", ())}
-        if not owners & {owner["uid"] for owner in found["metadata"].get("ownerReferences", ())}:
+        if not _same_owner(wanted, found):
             done.conflicts.append(f"{kind.name} {metadata['name']}")
             return
         if "deletionTimestamp" in found["metadata"]:
             raise Transient(f"{kind.name} {metadata['name']} is still being deleted")
-        if wanted.get("immutable"):
-            wanted = {key: value for key, value in wanted.items() if key not in ("data", "immutable")}
-        wanted["metadata"] = {**metadata, "uid": found["metadata"]["uid"]}
-        await self._client.apply(wanted, labels.MANAGER)
+        change = mend({"metadata": metadata} if wanted.get("immutable") else wanted, found)
+        if change:
+            uid = found["metadata"]["uid"]
+            await self._client.merge_patch(kind, metadata["namespace"], metadata["name"], change, uid=uid)
 
-    async def _create(self, manifest: Mapping[str, Any]) -> None:
+    async def _create(self, manifest: Mapping[str, Any], done: _Progress) -> None:
         wanted = dict(manifest)
         metadata = wanted["metadata"]
+        kind = kind_of(wanted)
         try:
             await self._client.create(wanted)
+            return
         except AlreadyExists:
-            found = await self._client.get(kind_of(wanted), metadata["namespace"], metadata["name"])
-            owner = metadata["ownerReferences"][0]["uid"]
-            ours = any(reference["uid"] == owner for reference in found["metadata"].get("ownerReferences", ()))
-            if not ours or "deletionTimestamp" in found["metadata"]:
-                raise Transient(f"{found['kind']} {metadata['name']} of another life is still there") from None
+            found = await self._client.get(kind, metadata["namespace"], metadata["name"])
+        if not _same_owner(wanted, found):
+            done.conflicts.append(f"{kind.name} {metadata['name']}")
+        elif "deletionTimestamp" not in found["metadata"]:
+            # Ours, and not seen: just made, or without the labels by which it is seen.
+            change = mend({"metadata": {"labels": metadata["labels"]}}, found)
+            if change:
+                uid = found["metadata"]["uid"]
+                await self._client.merge_patch(kind, metadata["namespace"], metadata["name"], change, uid=uid)
 
     async def _mark(self, group: Group, new_labels: Mapping[str, str], annotations: Mapping[str, str]) -> None:
         patch = {"metadata": {"labels": dict(new_labels), "annotations": dict(annotations)}}
@@ -169,15 +177,7 @@ class Executor:
             )
         )
 
-    async def _restore(self, namespace: str, group: Group, member: Member) -> None:
-        found = group.manifest["metadata"]["labels"]
-        ours = (labels.MANAGED_BY, labels.DEPLOYMENT, labels.DEPLOYMENT_UID, labels.GROUP_LABEL, labels.INCARNATION)
-        wanted = {key: found[key] for key in ours if key in found} | {
-            labels.REPLICA_GROUP: group.name,
-            labels.MEMBER: labels.LEADER if member.leader else labels.WORKER,
-            labels.MEMBER_INDEX: str(member.index),
-        }
-        patch = {"metadata": {"labels": wanted}}
+    async def _patch_pod(self, namespace: str, member: Member, patch: Object) -> None:
         await _if_there(self._client.merge_patch(POD, namespace, member.name, patch, uid=member.uid))
 
     async def _drain(self, member: Member) -> None:
@@ -192,12 +192,24 @@ class Executor:
     async def _delete(self, kind: Kind, namespace: str, name: str, uid: str, grace: int | None) -> None:
         await _if_there(self._client.delete(kind, namespace, name, uid=uid, grace_seconds=grace))
 
-    async def _give_up(self, order: do.Action) -> None:
-        """A group that cannot be completed gives back what it holds."""
-        if isinstance(order, do.Create) and order.group is not None:
+    async def _give_up(self, order: do.Action, words: str, done: _Progress) -> None:
+        """A group that cannot be completed gives back what it holds, and is tried again later."""
+        if isinstance(order, do.Reserve):
+            done.shortages[order.group] = Shortage("ApiRefused", words)
+        elif isinstance(order, do.Create):
+            done.shortages[order.group.group] = Shortage("ApiRefused", words)
+            done.given_up.add(order.group.uid)
             for released in group_life.retire(order.group, self._clock()):
                 if isinstance(released, do.Mark):
                     await self._mark(released.group, released.labels, released.annotations)
+        else:
+            done.refusals.append(words)
+
+
+def _same_owner(wanted: Object, found: Object) -> bool:
+    """Whether what is there is ours: names can be taken, UIDs of owners cannot."""
+    owner = wanted["metadata"]["ownerReferences"][0]["uid"]
+    return any(reference["uid"] == owner for reference in found["metadata"].get("ownerReferences") or ())
 
 
 async def _if_there(request: Awaitable[Object | None]) -> None:

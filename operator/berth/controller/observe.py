@@ -7,7 +7,7 @@ call it lost: a pod that lost its label leaves a label-selected watch just like 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from berth import labels
 from berth.api.llmdeployment import LLMDeployment, parse_llmdeployment
@@ -39,10 +39,12 @@ class Observer:
         """Raises InvalidSpec if the stored object cannot be read by this release."""
         deployment = parse_llmdeployment(raw)
         uid = deployment.metadata.uid
+        groups = await self._groups(uid)
         return Snapshot(
             deployment=deployment,
             raw=raw,
-            groups=tuple(await self._groups(uid)),
+            groups=groups,
+            stray_incarnations=self._stray_incarnations(uid, groups),
             answers=answers,
             children=self._world.children_of(uid),
             pools={pool["metadata"]["name"]: pool for pool in self._world.pools.store.all()},
@@ -51,24 +53,35 @@ class Observer:
             now=self._clock(),
         )
 
-    async def _groups(self, uid: str) -> list[Group]:
+    async def _groups(self, uid: str) -> tuple[Group, ...]:
         pods = defaultdict(list)
         for pod in self._world.pods_of(uid):
-            owner: Object = next((o for o in pod["metadata"].get("ownerReferences", ()) if o.get("controller")), {})
-            pods[owner.get("uid", "")].append(pod)
+            owner = parse.owner_of(pod, "ReplicaGroup")
+            pods[owner["uid"] if owner else ""].append(pod)
         groups = []
         for replica_group in self._world.groups_of(uid):
-            if not _owned_by(replica_group, uid):
-                continue
+            owner = parse.owner_of(replica_group, "LLMDeployment")
+            assert owner is not None, "found by its owner"
             members = pods[replica_group["metadata"]["uid"]]
             members += await self._strayed(replica_group, members)
-            groups.append(parse.group(replica_group, members))
-        return sorted(groups, key=lambda group: (group.group, group.incarnation))
+            groups.append(parse.group(replica_group, owner, members))
+        return tuple(sorted(groups, key=lambda group: (group.group, group.incarnation)))
+
+    def _stray_incarnations(self, uid: str, groups: Sequence[Group]) -> Mapping[int, int]:
+        known = {group.uid for group in groups}
+        found: dict[int, int] = {}
+        for pod in self._world.pods_of(uid):
+            owner = parse.owner_of(pod, "ReplicaGroup")
+            if owner is None or owner["uid"] not in known:
+                slot, incarnation = parse.incarnation(pod)
+                found[slot] = max(found.get(slot, 0), incarnation)
+        return found
 
     async def _strayed(self, replica_group: Object, members: list[Object]) -> list[Object]:
-        """Members of a committed group that exist although the local copy lacks them."""
+        """Members of a committed or retiring group that exist although the local copy lacks them."""
         metadata, spec = replica_group["metadata"], replica_group["spec"]
-        if metadata.get("labels", {}).get(labels.LIFECYCLE) != labels.COMMITTED or len(members) >= spec["members"]:
+        made = parse.lifecycle(replica_group) in (labels.COMMITTED, labels.RETIRING)
+        if not made or len(members) >= spec["members"]:
             return []
         present = {pod["metadata"]["name"] for pod in members}
         found = []
@@ -80,7 +93,8 @@ class Observer:
                 pod = await self._client.get(POD, metadata["namespace"], name)
             except NotFound:
                 continue
-            if _owned_by(pod, metadata["uid"]):
+            owner = parse.owner_of(pod, "ReplicaGroup")
+            if owner is not None and owner["uid"] == metadata["uid"]:
                 found.append(pod)
         return found
 
@@ -93,9 +107,3 @@ class Observer:
             except NotFound:
                 missing.add(claim)
         return frozenset(missing)
-
-
-def _owned_by(obj: Object, uid: str) -> bool:
-    return any(
-        owner.get("uid") == uid and owner.get("controller") for owner in obj["metadata"].get("ownerReferences", ())
-    )

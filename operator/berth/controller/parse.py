@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pydantic import ValidationError
 
 from berth import labels
 from berth.api.replicagroup import GroupAllocation
 from berth.core.observed import AcceptedRestart, Group, Member, Termination
+from berth.core.render import DeploymentRef, member_labels, replica_group_labels
+from berth.core.render.container import NAME as SERVING_CONTAINER
+from berth.core.render.volumes import LIBRARY_VOLUME
 from berth.core.timestamps import unix_seconds
 
 Manifest = Mapping[str, Any]
 
 
-def member(pod: Manifest, expected_labels: Mapping[str, str]) -> Member:
-    """A pod as the core sees it; `expected_labels` are those of ours it was made with."""
+def member(pod: Manifest, replica_group: Manifest) -> Member:
+    """A pod of `replica_group` (whose own labels are complete) as the core sees it."""
     metadata, spec, status = pod["metadata"], pod.get("spec", {}), pod.get("status", {})
     found = metadata.get("labels") or {}
     annotations = metadata.get("annotations") or {}
-    container: Manifest = next(iter(status.get("containerStatuses") or ()), {})
+    index = _integer(metadata["name"].rpartition("-")[2]) or 0
+    containers = status.get("containerStatuses") or ()
+    container: Manifest = next((each for each in containers if each.get("name") == SERVING_CONTAINER), {})
     waiting = (container.get("state") or {}).get("waiting") or _init_waiting(status)
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", {})
@@ -26,7 +33,7 @@ def member(pod: Manifest, expected_labels: Mapping[str, str]) -> Member:
     return Member(
         name=metadata["name"],
         uid=metadata["uid"],
-        index=_integer(found.get(labels.MEMBER_INDEX, metadata["name"].rpartition("-")[2])) or 0,
+        index=index,
         created_at=unix_seconds(metadata.get("creationTimestamp")) or 0.0,
         phase=status.get("phase", "Pending"),
         node=spec.get("nodeName"),
@@ -43,40 +50,111 @@ def member(pod: Manifest, expected_labels: Mapping[str, str]) -> Member:
         last_termination=_termination(container),
         serving=found.get(labels.SERVING) == "true",
         token_restarts=_integer(annotations.get(labels.TOKEN_RESTARTS)),
-        labels_intact=all(found.get(key) == value for key, value in expected_labels.items()),
+        lost_labels=_lost(member_labels(replica_group, index), found),
     )
 
 
-def group(replica_group: Manifest, pods: Iterable[Manifest]) -> Group:
-    """A ReplicaGroup and the pods it controls as the core sees them."""
+def group(replica_group: Manifest, owner: Manifest, pods: Sequence[Manifest]) -> Group:
+    """A ReplicaGroup, the LLMDeployment that owns it (its owner reference), and the pods it controls.
+
+    What follows from the rest is put back where somebody took it away: nobody downstream meets a group without labels.
+    """
     metadata, spec, status = replica_group["metadata"], replica_group["spec"], replica_group.get("status") or {}
     found, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    allocation = GroupAllocation.model_validate(spec["allocation"])
-    expected = {labels.REPLICA_GROUP: metadata["name"], labels.DEPLOYMENT_UID: found.get(labels.DEPLOYMENT_UID, "")}
-    members = sorted((member(pod, expected) for pod in pods), key=lambda member: member.index)
+    number, incarnation = _integer(str(spec["group"]).lstrip("g")) or 0, int(spec["incarnation"])
+    allocation = _allocation(spec["allocation"])
+    reference = DeploymentRef(owner["name"], metadata["namespace"], owner["uid"])
+    due_labels = replica_group_labels(reference, number, incarnation, allocation, spec["templateHash"])
+    due_labels[labels.LIFECYCLE] = lifecycle(replica_group)
+    due_annotations = {**_annotations_by_pods(pods), **annotations}
+    complete = {
+        **replica_group,
+        "metadata": {**metadata, "labels": {**found, **due_labels}, "annotations": due_annotations},
+    }
+    failed_at = annotations.get(labels.FAILED_AT) or (status.get("evidence") or {}).get("observedAt")
     return Group(
         name=metadata["name"],
         uid=metadata["uid"],
-        group=_integer(str(spec["group"]).lstrip("g")) or 0,
-        incarnation=int(spec["incarnation"]),
-        lifecycle=found.get(labels.LIFECYCLE, labels.RESERVED),
+        group=number,
+        incarnation=incarnation,
+        lifecycle=due_labels[labels.LIFECYCLE],
         allocation=allocation,
         template_hash=spec["templateHash"],
         wanted_members=int(spec["members"]),
         created_at=unix_seconds(metadata.get("creationTimestamp")) or 0.0,
         planned_nodes=tuple(spec.get("plannedNodes") or ()),
         pool=allocation.pool,
-        config_map=annotations.get(labels.CONFIG_MAP, ""),
-        image=annotations.get(labels.IMAGE, ""),
+        config_map=due_annotations.get(labels.CONFIG_MAP, ""),
+        image=due_annotations.get(labels.IMAGE, ""),
         deleting="deletionTimestamp" in metadata,
-        failed_at=unix_seconds(annotations.get(labels.FAILED_AT)),
+        failed_at=unix_seconds(failed_at) if due_labels[labels.LIFECYCLE] == labels.FAILED else None,
         failure_reason=annotations.get(labels.FAILURE_REASON, ""),
         retired_at=unix_seconds(annotations.get(labels.RETIRED_AT)),
         accepted_restart=_accepted_restart(annotations.get(labels.ACCEPTED_RESTART)),
         recorded=status,
-        members=tuple(members),
-        manifest=replica_group,
+        members=tuple(sorted((member(pod, complete) for pod in pods), key=lambda member: member.index)),
+        manifest=complete,
+        lost_labels=_lost(due_labels, found),
+        lost_annotations=_lost(due_annotations, annotations),
     )
+
+
+def lifecycle(replica_group: Manifest) -> str:
+    """The label, or where it is lost what else tells the same: failed and retired groups have the time on them."""
+    metadata = replica_group["metadata"]
+    annotations = metadata.get("annotations") or {}
+    said = (metadata.get("labels") or {}).get(labels.LIFECYCLE, "")
+    if said in labels.LIFECYCLES:
+        return str(said)
+    if labels.FAILED_AT in annotations:
+        return labels.FAILED
+    if labels.RETIRED_AT in annotations:
+        return labels.RETIRING
+    recorded = (replica_group.get("status") or {}).get("memberUIDs") or ()
+    return labels.COMMITTED if len(recorded) >= int(replica_group["spec"]["members"]) else labels.RESERVED
+
+
+def incarnation(pod: Manifest) -> tuple[int, int]:
+    """(slot, incarnation) of a pod of ours, by its labels."""
+    found = pod["metadata"].get("labels") or {}
+    slot = _integer(str(found.get(labels.GROUP_LABEL, "")).lstrip("g"))
+    return slot or 0, _integer(found.get(labels.INCARNATION)) or 0
+
+
+def owner_of(obj: Manifest, kind: str) -> Manifest | None:
+    """The owner reference to the controller of `obj`, if that is of this kind of ours."""
+    for owner in obj["metadata"].get("ownerReferences") or ():
+        if owner.get("controller") and (owner.get("apiVersion"), owner.get("kind")) == (labels.API_VERSION, kind):
+            return dict(owner)
+    return None
+
+
+def _lost(due: Mapping[str, str], found: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in due.items() if found.get(key) != value}
+
+
+def _allocation(raw: Manifest) -> GroupAllocation:
+    """The layout as stored, without what only a newer release understands."""
+    try:
+        return GroupAllocation.model_validate(raw)
+    except ValidationError as error:
+        unreadable = {entry["loc"][0] for entry in error.errors() if entry["loc"]}
+        if not unreadable & set(raw):
+            raise
+        return _allocation({key: value for key, value in raw.items() if key not in unreadable})
+
+
+def _annotations_by_pods(pods: Sequence[Manifest]) -> dict[str, str]:
+    """What the pods of a group run, in the words of its annotations."""
+    known = {}
+    for pod in pods:
+        for container in pod["spec"].get("containers") or ():
+            if container.get("name") == SERVING_CONTAINER and container.get("image"):
+                known[labels.IMAGE] = str(container["image"])
+        for volume in pod["spec"].get("volumes") or ():
+            if volume.get("name") == LIBRARY_VOLUME and "configMap" in volume:
+                known[labels.CONFIG_MAP] = str(volume["configMap"]["name"])
+    return known
 
 
 def _init_waiting(status: Manifest) -> Manifest:

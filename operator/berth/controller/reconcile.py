@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from berth import labels
@@ -36,6 +36,9 @@ RETRY_CAPACITY_SECONDS = 15.0
 """Pods of others come and go unseen: a deployment that waits for GPUs asks again this often."""
 RETRY_CONFLICT_SECONDS = 30.0
 """How often a name that is taken, or a claim that is missing, is looked for again."""
+RETRY_REFUSED_SECONDS = 10.0
+MAX_REFUSED_SECONDS = 600.0
+"""A group whose pods the API server refuses (quota, admission) is tried again after the first, doubling to the last."""
 
 
 @dataclass
@@ -43,6 +46,22 @@ class _Memory:
     """What is remembered of a deployment between passes; losing it costs a pass, never a decision."""
 
     shortages: dict[int, Shortage] = field(default_factory=dict)
+    """What came of the last attempts, by slot."""
+    refusals: dict[int, tuple[int, float]] = field(default_factory=dict)
+    """How often in a row the API server refused a group of this slot, and when last (Unix seconds)."""
+
+    def learn(self, outcome: Outcome, now: float) -> None:
+        """Remember the shortages; a slot that was refused waits longer each time."""
+        held = {slot: known for slot, known in self.shortages.items() if known.until is not None and known.until > now}
+        for slot, shortage in outcome.shortages.items():
+            if shortage.reason == "ApiRefused":
+                count, at = self.refusals.get(slot, (0, now))
+                count = 1 if now - at > 2 * MAX_REFUSED_SECONDS else count + 1
+                self.refusals[slot] = count, now
+                wait = min(RETRY_REFUSED_SECONDS * 2.0 ** (count - 1), MAX_REFUSED_SECONDS)
+                shortage = replace(shortage, until=now + wait)
+            held[slot] = shortage
+        self.shortages = held
 
 
 class Reconciler:
@@ -94,7 +113,7 @@ class Reconciler:
         outcome = await self._executor.run(
             key.namespace, plan.actions, lambda order: self._claim(key, snapshot, plan, order)
         )
-        memory.shortages = dict(outcome.shortages)
+        memory.learn(outcome, snapshot.now)
         self._arbiter.forget(key, frozenset(outcome.shortages))
         self._ask(key, snapshot, plan)
         await self._write_status(snapshot, plan, outcome)

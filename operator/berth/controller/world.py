@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from berth import labels
+from berth.controller import parse
 from berth.kube.client import KubeClient
 from berth.kube.kinds import (
     CONFIG_MAP,
@@ -25,7 +26,7 @@ from berth.kube.kinds import (
     Kind,
     Object,
 )
-from berth.kube.reflector import OnChange, Reflector, trim
+from berth.kube.reflector import IndexFunction, OnChange, Reflector, trim
 from berth.metrics import Metrics
 
 BY_DEPLOYMENT = "deployment"
@@ -69,29 +70,39 @@ class World:
     ) -> None:
         self._wake = wake
         self._capacity_changed = capacity_changed
+        self._namespace = namespace or None
         own = f"{labels.MANAGED_BY}={labels.MANAGED_BY_VALUE},{labels.DEPLOYMENT_UID}"
 
         def reflect(
-            kind: Kind, on_change: OnChange, transform: Callable[[Object], Object] = trim, *, ours: bool = True
+            kind: Kind,
+            on_change: OnChange,
+            transform: Callable[[Object], Object] = trim,
+            *,
+            selector: str | None = None,
+            index: IndexFunction | None = None,
         ) -> Reflector:
             return Reflector(
                 client,
                 kind,
                 namespace=(namespace or None) if kind.namespaced else None,
-                label_selector=own if ours else None,
+                label_selector=selector,
                 on_change=on_change,
                 transform=transform,
-                indexes={BY_DEPLOYMENT: _deployment_uid} if ours else {},
+                indexes={BY_DEPLOYMENT: index} if index else {},
                 watch_seconds=watch_seconds,
                 relist_seconds=relist_seconds,
                 metrics=metrics,
             )
 
-        self.groups = reflect(REPLICA_GROUP, self._held_something)
-        self.pods = reflect(POD, self._held_something, _slim_pod)
-        self.children = {kind.name: reflect(kind, self._child, _slim_child) for kind in CHILD_KINDS}
-        self.nodes = reflect(NODE, self._node, _slim_node, ours=False)
-        self.pools = reflect(GPU_POOL, self._pool, ours=False)
+        # All ReplicaGroups are Berth's: one that lost its labels is still seen. Of the others only those that say so.
+        self.groups = reflect(REPLICA_GROUP, self._held_something, index=_owner_uid)
+        self.pods = reflect(POD, self._held_something, _slim_pod, selector=own, index=_deployment_uid)
+        self.children = {
+            kind.name: reflect(kind, self._child, _slim_child, selector=own, index=_deployment_uid)
+            for kind in CHILD_KINDS
+        }
+        self.nodes = reflect(NODE, self._node, _slim_node)
+        self.pools = reflect(GPU_POOL, self._pool)
 
     @property
     def reflectors(self) -> Iterable[Reflector]:
@@ -108,6 +119,13 @@ class World:
         for reflector in self.reflectors:
             await reflector.synced.wait()
 
+    def sees(self, pod: Object) -> bool:
+        """Whether a pod that the server shows belongs into the local copy of pods."""
+        metadata = pod["metadata"]
+        found = metadata.get("labels") or {}
+        ours = found.get(labels.MANAGED_BY) == labels.MANAGED_BY_VALUE and labels.DEPLOYMENT_UID in found
+        return ours and self._namespace in (None, metadata["namespace"])
+
     def groups_of(self, uid: str) -> Iterable[Object]:
         return self.groups.store.by_index(BY_DEPLOYMENT, uid)
 
@@ -122,10 +140,8 @@ class World:
         }
 
     def _child(self, old: Object | None, new: Object | None) -> None:
-        metadata = (new or old or {})["metadata"]
-        name = metadata.get("labels", {}).get(labels.DEPLOYMENT)
-        if name:
-            self._wake(deployment_key(metadata["namespace"], name))
+        for key in {key for obj in (old, new) if obj is not None for key in _deployments_of(obj)}:
+            self._wake(key)
 
     def _held_something(self, old: Object | None, new: Object | None) -> None:
         self._child(old, new)
@@ -142,8 +158,21 @@ class World:
             self._capacity_changed()
 
 
+def _deployments_of(obj: Object) -> Iterable[Key]:
+    """Whom an object concerns: by its label, which somebody may have edited, and by its owner."""
+    metadata = obj["metadata"]
+    owner = parse.owner_of(obj, "LLMDeployment")
+    names = {metadata.get("labels", {}).get(labels.DEPLOYMENT), owner["name"] if owner else None}
+    return [deployment_key(metadata["namespace"], name) for name in names if name]
+
+
 def _deployment_uid(obj: Object) -> Iterable[str]:
     return (obj["metadata"].get("labels", {}).get(labels.DEPLOYMENT_UID, ""),)
+
+
+def _owner_uid(obj: Object) -> Iterable[str]:
+    owner = parse.owner_of(obj, "LLMDeployment")
+    return (owner["uid"],) if owner else ()
 
 
 def _ended(obj: Object) -> bool:
@@ -164,7 +193,7 @@ def _room(node: Object) -> tuple[Any, ...]:
 
 
 def _slim_pod(pod: Object) -> Object:
-    """A pod without what no pass reads: volumes, probes and environment are most of it."""
+    """A pod without what no pass reads: mounts, probes and environment are most of it."""
     trim(pod)
     spec = pod["spec"]
     kept = ("nodeName", "schedulingGates", "overhead", "resources")
@@ -172,9 +201,14 @@ def _slim_pod(pod: Object) -> Object:
     for part in ("containers", "initContainers"):
         if part in spec:
             slim[part] = [
-                {key: container[key] for key in ("name", "resources", "restartPolicy") if key in container}
+                {key: container[key] for key in ("name", "image", "resources", "restartPolicy") if key in container}
                 for container in spec[part]
             ]
+    slim["volumes"] = [
+        {"name": volume["name"], "configMap": {"name": volume["configMap"].get("name")}}
+        for volume in spec.get("volumes") or ()
+        if "configMap" in volume
+    ]
     pod["spec"] = slim
     return pod
 

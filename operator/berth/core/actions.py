@@ -66,7 +66,6 @@ class SetServing:
 class Restore:
     """Put labels of ours back on a pod that lost them."""
 
-    group: Group
     member: Member
 
 

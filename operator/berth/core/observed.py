@@ -54,8 +54,8 @@ class Member:
     """The serving label says "true"."""
     token_restarts: int | None = None
     """Restart count at which this container was last seen to answer with a token; None = never."""
-    labels_intact: bool = True
-    """All labels of ours are as they were made."""
+    lost_labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of ours that it was made with and no longer carries."""
 
     @property
     def leader(self) -> bool:
@@ -100,6 +100,9 @@ class Group:
     """The ReplicaGroup's status as it was read back."""
     members: tuple[Member, ...] = ()
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    """The object, with the labels and annotations it lost filled in."""
+    lost_labels: Mapping[str, str] = field(default_factory=dict)
+    lost_annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def recorded_uids(self) -> frozenset[str]:
@@ -146,6 +149,8 @@ class Shortage:
 
     reason: str
     message: str
+    until: float | None = None
+    """Not to be tried before (Unix seconds)."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,8 @@ class Snapshot:
     deployment: LLMDeployment
     raw: Mapping[str, Any]
     groups: tuple[Group, ...]
+    stray_incarnations: Mapping[int, int]
+    """By slot: the highest incarnation of pods whose ReplicaGroup is gone; their names are still taken."""
     answers: Mapping[str, Answer]
     """Last answers by pod UID."""
     children: Mapping[tuple[str, str], Mapping[str, Any]]

@@ -21,7 +21,7 @@ from berth.api.placement import Allocation
 from berth.core import groups as group_life
 from berth.core.accept import accept, backend_of, wanted_groups
 from berth.core.actions import Action, DeleteConfigMap, Ensure, Mark, Record, Reserve, Restore, SetServing
-from berth.core.drift import drifted
+from berth.core.drift import mend
 from berth.core.groups import GroupPolicy, Judgement
 from berth.core.observed import Group, Member, Snapshot
 from berth.core.render import (
@@ -186,7 +186,7 @@ def _rollout(snapshot: Snapshot, wanted: Wanted, judgements: Mapping[str, Judgem
     serving = frozenset(name for name, judgement in judgements.items() if judgement.serving)
     marked = [_as_marked(group, judgements[group.name], snapshot.now) for group in snapshot.groups]
     jitter = zlib.crc32(snapshot.deployment.metadata.uid.encode()) / 2**32
-    return plan_rollout(marked, serving, snapshot.shortages, policy, snapshot.now, jitter)
+    return plan_rollout(marked, serving, snapshot.stray_incarnations, snapshot.shortages, policy, snapshot.now, jitter)
 
 
 def _as_marked(group: Group, judgement: Judgement, now: float) -> Group:
@@ -199,8 +199,10 @@ def _as_marked(group: Group, judgement: Judgement, now: float) -> Group:
 
 
 def _group_orders(group: Group, judgement: Judgement, snapshot: Snapshot) -> list[Action]:
-    """The record comes before the mark: a commit without the UIDs it is about, or a failure without evidence, is lost."""
-    orders: list[Action] = [Restore(group, member) for member in group.members if not member.labels_intact]
+    """The record comes before the mark: a commit without the UIDs it is about would lose a member unseen."""
+    orders: list[Action] = [Restore(member) for member in group.members if member.lost_labels]
+    if group.lost_labels or group.lost_annotations:
+        orders.append(Mark(group, group.lost_labels, group.lost_annotations))
     status = group_life.group_status(group, judgement, snapshot.now)
     if status != group.recorded:
         orders.append(Record(group, status))
@@ -223,13 +225,15 @@ def _children(snapshot: Snapshot, wanted: Wanted) -> list[Action]:
         have = found.get((manifest["kind"], manifest["metadata"]["name"]))
         # An immutable object of a name that is made from its content has the content, or is not there.
         said = {"metadata": manifest["metadata"]} if manifest.get("immutable") else manifest
-        if have is None or drifted(said, have):
+        if have is None or mend(said, have):
             orders.append(Ensure(manifest))
     return orders
 
 
 def _left_over(snapshot: Snapshot, wanted: Wanted) -> list[Action]:
-    """ConfigMaps that no incarnation refers to any more."""
+    """ConfigMaps that no incarnation refers to any more; while one does not say what it runs, none."""
+    if not all(group.config_map for group in snapshot.groups):
+        return []
     used = {group.config_map for group in snapshot.groups} | {wanted.template.config_map_name}
     return [
         DeleteConfigMap(name, str(manifest["metadata"]["uid"]))

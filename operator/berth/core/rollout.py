@@ -3,8 +3,8 @@
 Groups are numbered slots g0, g1, ...; one slot holds at most one incarnation of the wanted template, and during an
 update the one before it. Invariants:
 - an update touches one slot at a time, and never takes a serving group away while fewer than `needed` would be left;
-- a lost group is replaced at once, a repeatedly failing template with growing delay, and past the failure budget not at
-  all: the rest serves on;
+- a lost group is replaced at once, one that keeps failing with growing delay, and past its failure budget not at all:
+  the rest serves on;
 - limits bound everything that holds GPUs, groups on their way out included.
 """
 
@@ -65,6 +65,7 @@ class Rollout:
 def plan_rollout(
     groups: Sequence[Group],
     serving: frozenset[str],
+    strays: Mapping[int, int],
     shortages: Mapping[int, Shortage],
     policy: RolloutPolicy,
     now: float,
@@ -72,52 +73,57 @@ def plan_rollout(
 ) -> Rollout:
     """Next step towards `policy.wanted` groups of `policy.template_hash`.
 
-    `serving` names the ReplicaGroups that serve; `shortages` is what the arbiter last answered per slot; `jitter` in
-    [0, 1) spreads retries of different deployments.
+    `serving` names the ReplicaGroups that serve; `strays` are the highest incarnations of pods without one, `shortages`
+    what came of the last attempt, both per slot; `jitter` in [0, 1) spreads retries of different deployments.
     """
     alive = [group for group in groups if group.alive]
     slots = _choose_slots(alive, serving, policy)
-    retire = _superseded(alive, serving, policy)
-    if policy.changes_allowed:
-        retire += [group for group in alive if group.group not in slots]
-    delay, stalled = _failure_delay(groups, policy, now, jitter)
+    retire = _no_longer_wanted(alive, serving, slots, policy) if policy.changes_allowed else []
     outdated = [group for group in alive if group.template_hash != policy.template_hash and group not in retire]
     occupied = {group.group for group in alive if group not in retire}
     missing = [slot for slot in sorted(slots) if slot not in occupied]
     if not policy.changes_allowed:
         lost = {group.group for group in groups if group.lifecycle == labels.FAILED}
         missing = [slot for slot in missing if slot in lost]
+    setbacks = {slot: _setback(groups, slot, shortages.get(slot), policy, now, jitter) for slot in slots}
     budget = _GPUBudget(groups, policy)
     create: list[NewGroup] = []
     blocked: Shortage | None = None
-    if not stalled and delay <= 0:
-        for slot in missing:
-            if budget.take():
-                reason = "Replace" if any(group.group == slot for group in groups) else "Create"
-                create.append(NewGroup(slot, next_incarnation(groups, slot), reason))
-            else:
-                blocked = budget.shortage()
-        if not missing and outdated and policy.changes_allowed and not retire:
-            step = _update_one(groups, alive, outdated, serving, shortages, policy, budget)
-            create += step.create
-            retire += step.retire
-            blocked = blocked or step.blocked
+    for slot in missing:
+        if setbacks[slot].holds:
+            continue
+        if budget.take():
+            reason = "Replace" if any(group.group == slot for group in groups) else "Create"
+            create.append(NewGroup(slot, next_incarnation(groups, strays, slot), reason))
+        else:
+            blocked = budget.shortage()
+    waiting = [setbacks[slot] for slot in missing]
+    if outdated and policy.changes_allowed and not retire:
+        step = _update_one(alive, outdated, serving, shortages, policy, budget, setbacks, bool(missing))
+        if step.create is not None:
+            create.append(NewGroup(step.create, next_incarnation(groups, strays, step.create), "Update"))
+        retire += step.retire
+        blocked = blocked or step.blocked
+        waiting += step.waiting
     for slot in missing:
         blocked = blocked or shortages.get(slot)
+    started = _unproven_updates(alive, serving, policy) if outdated and policy.changes_allowed else []
+    delays = [group.created_at + policy.deadline - now for group in started]
+    delays += [setback.delay for setback in waiting if setback.holds]
     return Rollout(
         tuple(create),
         tuple(retire),
-        tuple(_expired(alive, serving, policy, now)),
+        tuple(group for group in started if group.created_at + policy.deadline <= now),
         blocked,
-        stalled,
-        delay if delay > 0 else None,
+        "; ".join(setback.words for setback in waiting if setback.words),
+        min((delay for delay in delays if delay > 0), default=None),
         updating=bool(outdated),
     )
 
 
-def next_incarnation(groups: Iterable[Group], slot: int) -> int:
-    """One more than any incarnation of the slot that is still seen, failed and terminating ones included."""
-    return max((group.incarnation for group in groups if group.group == slot), default=0) + 1
+def next_incarnation(groups: Iterable[Group], strays: Mapping[int, int], slot: int) -> int:
+    """One more than any incarnation of the slot that is still seen: failed, terminating, or of pods alone."""
+    return max([strays.get(slot, 0), *(group.incarnation for group in groups if group.group == slot)]) + 1
 
 
 def _choose_slots(alive: Sequence[Group], serving: frozenset[str], policy: RolloutPolicy) -> frozenset[int]:
@@ -133,88 +139,130 @@ def _choose_slots(alive: Sequence[Group], serving: frozenset[str], policy: Rollo
     return frozenset(chosen)
 
 
+def _no_longer_wanted(
+    alive: Sequence[Group], serving: frozenset[str], slots: frozenset[int], policy: RolloutPolicy
+) -> list[Group]:
+    """Surplus groups, and the others in slots where a group of the wanted template gets requests."""
+    superseded = _superseded(alive, serving, policy)
+    surplus = [group for group in alive if group.group not in slots]
+    staying = sum(_routed(group) for group in alive if group not in superseded and group not in surplus)
+    if staying < policy.needed:
+        surplus = [group for group in surplus if not _routed(group)]
+    return superseded + surplus
+
+
 def _superseded(alive: Sequence[Group], serving: frozenset[str], policy: RolloutPolicy) -> list[Group]:
-    """Older incarnations in slots whose newest incarnation of the wanted template serves."""
     done = {
-        group.group: group.incarnation
+        group.group: group
         for group in alive
-        if group.template_hash == policy.template_hash and group.name in serving
+        if group.template_hash == policy.template_hash and group.name in serving and _routed(group)
     }
-    return [group for group in alive if group.group in done and group.incarnation < done[group.group]]
+    return [group for group in alive if group.group in done and group is not done[group.group]]
 
 
-def _expired(alive: Sequence[Group], serving: frozenset[str], policy: RolloutPolicy, now: float) -> list[Group]:
-    older = {group.group for group in alive if group.template_hash != policy.template_hash}
-    return [
-        group
-        for group in alive
-        if group.template_hash == policy.template_hash
-        and group.group in older
-        and group.name not in serving
-        and now - group.created_at >= policy.deadline
-    ]
+def _routed(group: Group) -> bool:
+    """Requests reach it: what is decided to serve does so only once the label is seen on its leader."""
+    return group.leader is not None and group.leader.serving
 
 
-def _failure_delay(groups: Sequence[Group], policy: RolloutPolicy, now: float, jitter: float) -> tuple[float, str]:
-    """(seconds to wait before the next creation, words when the budget is spent).
+def _unproven_updates(alive: Sequence[Group], serving: frozenset[str], policy: RolloutPolicy) -> list[Group]:
+    """Groups of the wanted template that do not serve yet."""
+    return [group for group in alive if group.template_hash == policy.template_hash and group.name not in serving]
 
-    The first failure is replaced at once; from the second on the delay doubles. Only failures of the wanted template
-    count, so that a corrected spec starts afresh.
+
+@dataclass(frozen=True)
+class _Setback:
+    """What the failures of a slot mean for its next incarnation."""
+
+    delay: float = 0.0
+    """Seconds to wait before it is made."""
+    words: str = ""
+    """Not empty when the failure budget is spent."""
+
+    @property
+    def holds(self) -> bool:
+        return self.delay > 0
+
+
+def _setback(
+    groups: Sequence[Group], slot: int, shortage: Shortage | None, policy: RolloutPolicy, now: float, jitter: float
+) -> _Setback:
+    """The first failure is replaced at once; from the second on the delay doubles, up to the failure budget.
+
+    Only failures of the wanted template count, so that a corrected spec starts afresh.
     """
+    if shortage is not None and shortage.until is not None and shortage.until > now:
+        return _Setback(shortage.until - now)
     times = sorted(
         group.failed_at
         for group in groups
-        if group.lifecycle == labels.FAILED
+        if group.group == slot
+        and group.lifecycle == labels.FAILED
         and group.template_hash == policy.template_hash
         and group.failed_at is not None
         and now - group.failed_at < policy.failure_window
     )
     if len(times) >= policy.max_failures:
         until = times[-policy.max_failures] + policy.failure_window - now
-        bound = f"recovery.maxFailures {policy.max_failures}"
-        words = f"{len(times)} groups failed within {policy.failure_window:.0f}s ({bound})"
-        return max(until, 1.0), words
+        words = f"g{slot} failed {len(times)} times within {policy.failure_window:.0f}s"
+        return _Setback(max(until, 1.0), f"{words} (recovery.maxFailures {policy.max_failures})")
     if len(times) < 2:
-        return 0.0, ""
+        return _Setback()
     backoff = min(policy.initial_backoff * 2.0 ** (len(times) - 2), policy.max_backoff)
-    return times[-1] + backoff * (1.0 + 0.2 * jitter) - now, ""
+    return _Setback(max(0.0, times[-1] + backoff * (1.0 + 0.2 * jitter) - now))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One move of an update; `create` is the slot that gets another incarnation."""
+
+    create: int | None = None
+    retire: tuple[Group, ...] = ()
+    blocked: Shortage | None = None
+    waiting: tuple[_Setback, ...] = ()
 
 
 def _update_one(
-    groups: Sequence[Group],
     alive: Sequence[Group],
     outdated: Sequence[Group],
     serving: frozenset[str],
     shortages: Mapping[int, Shortage],
     policy: RolloutPolicy,
     budget: _GPUBudget,
-) -> Rollout:
-    """The next move of an update; called only when every slot is filled and nothing else is on its way out."""
-    current = [group for group in alive if group.template_hash == policy.template_hash]
-    if any(group.name not in serving for group in current):
-        return Rollout()
+    setbacks: Mapping[int, _Setback],
+    slots_missing: bool,
+) -> _Step:
+    """The next move of an update; called only when nothing else is on its way out.
+
+    Old groups that do not serve go first, even before missing ones exist: theirs may be the GPUs that are missing.
+    """
+    if _unproven_updates(alive, serving, policy):
+        return _Step()
     idle = [group for group in outdated if group.name not in serving]
     if idle:
-        return Rollout(retire=(idle[0],))
+        return _Step(retire=(idle[0],))
+    if slots_missing:
+        return _Step()
     oldest = max(outdated, key=lambda group: group.group)
+    if setbacks[oldest.group].holds:
+        return _Step(blocked=shortages.get(oldest.group), waiting=(setbacks[oldest.group],))
     shortage = shortages.get(oldest.group)
+    attempt: int | None = None
     if policy.surge and budget.take():
-        created = NewGroup(oldest.group, next_incarnation(groups, oldest.group), "Update")
+        attempt = oldest.group
         if shortage is None:
-            return Rollout(create=(created,))
-        attempt: tuple[NewGroup, ...] = (created,)
-    else:
-        attempt = ()
-        shortage = shortage or (budget.shortage() if policy.surge else None)
-    left = len(serving) - 1
+            return _Step(create=attempt)
+    elif policy.surge:
+        shortage = shortage or budget.shortage()
+    left = sum(_routed(group) and group is not oldest for group in alive)
     if left >= policy.needed and policy.wanted - left <= policy.max_unavailable:
-        return Rollout(retire=(oldest,))
+        return _Step(retire=(oldest,))
     message = (
         f"updating {oldest.name} needs {policy.gpus_per_group} more GPUs or one group less: "
         f"{shortage.message if shortage else 'surge is Never'}; {left} groups would be left, "
         f"{policy.needed} are needed, update.maxUnavailable is {policy.max_unavailable}"
     )
-    return Rollout(create=attempt, blocked=Shortage("NoSurgePossible", message))
+    return _Step(create=attempt, blocked=Shortage("NoSurgePossible", message))
 
 
 class _GPUBudget:
@@ -224,6 +272,7 @@ class _GPUBudget:
         self._limit = policy.gpu_limit
         self._each = policy.gpus_per_group
         self._held = sum(group.allocation.gpus for group in groups if group.holds_gpus)
+        self._leaving = sum(group.allocation.gpus for group in groups if group.holds_gpus and not group.alive)
 
     def take(self) -> bool:
         """Room for one more group?"""
@@ -233,5 +282,8 @@ class _GPUBudget:
         return True
 
     def shortage(self) -> Shortage:
+        """For good, or until those on their way out are gone."""
         message = f"{self._held} of objectives.limits.gpus {self._limit} are in use, a group needs {self._each} more"
+        if self._leaving:
+            return Shortage("WaitingForCapacity", f"{message}; {self._leaving} are held by groups on their way out")
         return Shortage("LimitReached", message)

@@ -254,7 +254,8 @@ def _summary_message(facts: _Facts) -> str:
         group, judgement = facts.failed[-1]
         return f"Group g{group.group} failed: {judgement.reason}"
     if facts.missing and facts.shortage is not None:
-        return f"Waiting for GPUs: {facts.shortage.message}"
+        what = "Refused" if facts.shortage.reason == "ApiRefused" else "Waiting for GPUs"
+        return f"{what}: {facts.shortage.message}"
     if facts.held_up:
         return facts.held_up[1]
     if plan.rollout.blocked is not None and plan.rollout.updating:

@@ -15,12 +15,15 @@ from berth import labels
 from berth.core.render import timing
 from berth.core.render.command import over_ssh
 from berth.core.render.container import USER_ID, serving_container
-from berth.core.render.metadata import deployment_labels, deployment_selector, owned_by_group
+from berth.core.render.metadata import deployment_selector, owned_by_group
 from berth.core.render.names import pod_name
 from berth.core.render.template import GroupTemplate
 from berth.core.render.volumes import volumes
 
 _INHERITED = (
+    labels.MANAGED_BY,
+    labels.DEPLOYMENT,
+    labels.DEPLOYMENT_UID,
     labels.GROUP_LABEL,
     labels.INCARNATION,
     labels.POOL,
@@ -57,12 +60,18 @@ def _pod(template: GroupTemplate, replica_group: Mapping[str, Any], member: int)
 
 
 def _labels(template: GroupTemplate, replica_group: Mapping[str, Any], member: int) -> dict[str, str]:
-    group_labels = replica_group["metadata"]["labels"]
     return {
         **{key: value for key, value in template.pod.labels.items() if key != labels.SERVING},
-        **deployment_labels(template.reference),
-        **{key: group_labels[key] for key in _INHERITED},
-        labels.REPLICA_GROUP: replica_group["metadata"]["name"],
+        **member_labels(replica_group, member),
+    }
+
+
+def member_labels(replica_group: Mapping[str, Any], member: int) -> dict[str, str]:
+    """Labels of ours on a member of a stored ReplicaGroup, so that lost ones can be put back."""
+    metadata = replica_group["metadata"]
+    return {
+        **{key: metadata["labels"][key] for key in _INHERITED if key in metadata["labels"]},
+        labels.REPLICA_GROUP: metadata["name"],
         labels.MEMBER: labels.LEADER if member == 0 else labels.WORKER,
         labels.MEMBER_INDEX: str(member),
     }

@@ -11,6 +11,7 @@ from typing import Any
 
 from berth import labels
 from berth.api.placement import CopyShape
+from berth.api.replicagroup import GroupAllocation
 from berth.core.render.metadata import deployment_labels, owned_by_deployment
 from berth.core.render.names import DeploymentRef, placement_hash, replica_group_name
 from berth.core.render.template import GroupTemplate
@@ -35,6 +36,11 @@ def render_replica_group(
         raise ValueError(f"{len(planned_nodes)} planned nodes for {template.members} members")
     shape, variant = template.allocation, template.variant
     move = {labels.MOVE_ID: move_id, labels.ROLE: role}
+    allocation = GroupAllocation(
+        **shape.model_dump(include=set(CopyShape.model_fields), by_alias=False),
+        precision=variant.precision,
+        kv_precision=variant.effective_kv_precision,
+    )
     return {
         "apiVersion": labels.API_VERSION,
         "kind": "ReplicaGroup",
@@ -42,15 +48,7 @@ def render_replica_group(
             "name": replica_group_name(reference, group, incarnation),
             "namespace": reference.namespace,
             "labels": {
-                **deployment_labels(reference),
-                labels.GROUP_LABEL: f"g{group}",
-                labels.INCARNATION: str(incarnation),
-                labels.POOL: shape.pool,
-                labels.PLACEMENT_HASH: placement_hash(shape),
-                labels.PRECISION: variant.precision,
-                labels.TENSOR_PARALLEL: str(shape.tensor_parallel),
-                labels.PIPELINE_PARALLEL: str(shape.pipeline_parallel),
-                labels.TEMPLATE_HASH: template.template_hash,
+                **replica_group_labels(reference, group, incarnation, allocation, template.template_hash),
                 labels.LIFECYCLE: labels.RESERVED,
                 **{key: value for key, value in move.items() if value is not None},
             },
@@ -60,13 +58,26 @@ def render_replica_group(
         "spec": {
             "group": f"g{group}",
             "incarnation": incarnation,
-            "allocation": {
-                **shape.model_dump(include=set(CopyShape.model_fields), exclude_none=True, mode="json"),
-                "precision": variant.precision,
-                "kvPrecision": variant.effective_kv_precision,
-            },
+            "allocation": allocation.model_dump(exclude_none=True, mode="json"),
             "members": template.members,
             **({"plannedNodes": list(planned_nodes)} if planned_nodes else {}),
             "templateHash": template.template_hash,
         },
+    }
+
+
+def replica_group_labels(
+    reference: DeploymentRef, group: int, incarnation: int, allocation: GroupAllocation, template_hash: str
+) -> dict[str, str]:
+    """Labels that follow from spec and owner and never change, so that lost ones can be put back."""
+    return {
+        **deployment_labels(reference),
+        labels.GROUP_LABEL: f"g{group}",
+        labels.INCARNATION: str(incarnation),
+        labels.POOL: allocation.pool,
+        labels.PLACEMENT_HASH: placement_hash(allocation),
+        **({labels.PRECISION: allocation.precision} if allocation.precision else {}),
+        labels.TENSOR_PARALLEL: str(allocation.tensor_parallel),
+        labels.PIPELINE_PARALLEL: str(allocation.pipeline_parallel),
+        labels.TEMPLATE_HASH: template_hash,
     }

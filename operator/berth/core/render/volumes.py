@@ -5,19 +5,21 @@ Everything that is written goes to memory or to the pod's own scratch space; wei
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from berth.core.render import command
 from berth.core.render.repository import LIBRARY, REPOSITORY, WEIGHTS, items
 from berth.core.render.resources import shared_memory
 from berth.core.render.template import GroupTemplate
 
+LIBRARY_VOLUME: Final = "library"
+
 
 def volumes(template: GroupTemplate, config_map: str) -> list[dict[str, Any]]:
     """`volumes` of a pod whose incarnation runs the ConfigMap `config_map`."""
     size = shared_memory(template.backend, template.gpus_per_member, template.members)
     found: list[dict[str, Any]] = [
-        {"name": "library", "configMap": {"name": config_map, "items": items(template.files, LIBRARY)}},
+        {"name": LIBRARY_VOLUME, "configMap": {"name": config_map, "items": items(template.files, LIBRARY)}},
         # At the model's folder, not at the root: Triton would take the volume's hidden folders for models there.
         {"name": "repository", "configMap": {"name": config_map, "items": items(template.files, REPOSITORY)}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": size}},
@@ -35,7 +37,7 @@ def volumes(template: GroupTemplate, config_map: str) -> list[dict[str, Any]]:
 def mounts(template: GroupTemplate) -> list[dict[str, Any]]:
     """`volumeMounts` of the serving container."""
     found: list[dict[str, Any]] = [
-        {"name": "library", "mountPath": LIBRARY, "readOnly": True},
+        {"name": LIBRARY_VOLUME, "mountPath": LIBRARY, "readOnly": True},
         {"name": "repository", "mountPath": REPOSITORY, "readOnly": True},
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - memory of the pod's own
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own

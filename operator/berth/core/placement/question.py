@@ -1,0 +1,146 @@
+"""What a deployment asks of its placement: the part of its spec that decides it, read once and in numbers.
+
+`spec_hash` is over exactly that part. Everything else (pause, moves, drain times, pod settings, images, number of
+replicas in Manual scaling, where weights come from) may change without the placement being decided anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from berth.api.common import number, seconds
+from berth.api.demand import Limits, Traffic
+from berth.api.llmdeployment import LLMDeployment, LLMDeploymentSpec
+from berth.api.model import Variant
+from berth.api.schema import Model
+from berth.core.accept import resolve_model
+from berth.core.render.names import digest
+from berth.errors import InvalidSpec
+from berth.estimator.latency import Objectives
+from berth.estimator.models import ModelSpec
+from berth.estimator.traffic import TokenLengths, TrafficProfile
+
+Prefer = Literal["Cost", "Latency", "Throughput"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A model, traffic and objectives that look for a placement."""
+
+    spec: LLMDeploymentSpec
+    namespace: str
+    model: ModelSpec
+    traffic: TrafficProfile
+    objectives: Objectives
+    availability: float | None
+    """Target in 0..1."""
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        return self.spec.model.variants
+
+    @property
+    def prefer(self) -> Prefer:
+        return self.spec.objectives.prefer
+
+    @property
+    def limits(self) -> Limits:
+        return self.spec.objectives.limits
+
+    @property
+    def fewest(self) -> int:
+        """Groups there are at least, whatever the traffic needs."""
+        if self.spec.scaling.mode == "Manual":
+            return self.spec.replicas
+        return max(self.spec.scaling.min, self.spec.replica_groups.min_available, 1)
+
+    @property
+    def most(self) -> tuple[int, str] | None:
+        """Groups there are at most, and the field that says so."""
+        if self.spec.scaling.mode == "Manual":
+            return self.spec.replicas, "spec.replicas"
+        if self.spec.scaling.max is not None:
+            return self.spec.scaling.max, "scaling.max"
+        return None
+
+    @property
+    def output_tokens_per_second(self) -> float | None:
+        """Generated tokens that open traffic demands per second; closed traffic takes what it gets."""
+        rate = self.traffic.requests_per_second
+        return None if rate is None else rate * self.traffic.output_tokens.mean
+
+
+def question(deployment: LLMDeployment) -> Question:
+    """Raises InvalidSpec where the spec contradicts itself or the model."""
+    spec = deployment.spec
+    model = resolve_model(deployment)
+    if spec.traffic is None:
+        raise InvalidSpec("InvalidSpec", "spec.traffic: required unless placement.mode is Fixed: add it")
+    traffic = traffic_profile(spec.traffic)
+    longest = spec.traffic.input_tokens.max + spec.traffic.output_tokens.max_requested
+    if longest > model.max_context:
+        raise InvalidSpec(
+            "TrafficExceedsContext",
+            f"spec.traffic: the longest prompt and the largest requested answer have {longest} tokens together, "
+            f"{model.name} has a context of {model.max_context}: lower inputTokens.max or outputTokens.maxRequested",
+        )
+    wanted = spec.objectives
+    first, token = wanted.time_to_first_token, wanted.time_per_output_token
+    bounds = {
+        "time_to_first_token": seconds(first.p95) if first else None,
+        "time_per_output_token": seconds(token.p95) if token else None,
+    }
+    return Question(
+        spec=spec,
+        namespace=deployment.metadata.namespace,
+        model=model,
+        traffic=traffic,
+        objectives=Objectives(**{name: bound for name, bound in bounds.items() if bound is not None}),
+        availability=number(wanted.availability) if wanted.availability is not None else None,
+    )
+
+
+def traffic_profile(traffic: Traffic) -> TrafficProfile:
+    """`spec.traffic` as the estimator reads it. Raises InvalidSpec where its figures contradict each other."""
+    prompt, answer = traffic.input_tokens, traffic.output_tokens
+    peak_input, peak_output = traffic.peak_input_to_mean, traffic.peak_output_to_mean
+    rate = traffic.requests_per_second
+    try:
+        return TrafficProfile(
+            input_tokens=TokenLengths(prompt.mean, prompt.p95, prompt.max, prompt.p99, field="inputTokens"),
+            output_tokens=TokenLengths(answer.mean, answer.p95, answer.max_requested, field="outputTokens"),
+            requests_per_second=number(rate) if rate is not None else None,
+            concurrency=traffic.concurrency,
+            peak_to_mean=number(traffic.peak_to_mean),
+            peak_input_to_mean=number(peak_input) if peak_input is not None else None,
+            peak_output_to_mean=number(peak_output) if peak_output is not None else None,
+            cached_input_fraction=number(traffic.cached_input_fraction),
+        )
+    except ValueError as error:
+        raise InvalidSpec("InvalidSpec", f"spec.traffic.{error}") from None
+
+
+def spec_hash(spec: LLMDeploymentSpec) -> str:
+    """10 hexadecimal digits; changes when a change of the spec asks for another decision: see the module."""
+    model = spec.model
+    return digest(
+        {
+            "model": {"name": model.name, "architecture": _given(model.architecture)},
+            "variants": {variant.name: _given(variant, without={"source"}) for variant in model.variants},
+            "backend": spec.engine.backend,
+            "traffic": _given(spec.traffic),
+            "objectives": _given(spec.objectives),
+            "scaling": _given(spec.scaling),
+            "minAvailable": spec.replica_groups.min_available,
+            "spread": _given(spec.replica_groups.spread),
+            "pools": sorted(spec.placement.pools),
+        },
+        10,
+    )
+
+
+def _given(model: Model | None, without: set[str] | None = None) -> dict[str, Any] | None:
+    if model is None:
+        return None
+    return model.model_dump(mode="json", exclude=without, exclude_defaults=True, exclude_none=True)
