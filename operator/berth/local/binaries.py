@@ -1,4 +1,4 @@
-"""The programs of a real control plane: found on this machine, or built once from pinned Go modules.
+"""The programs of a real control plane, and Helm: found on this machine, or built once from pinned Go modules.
 
 `gomodules/<module>/go.mod` and `go.sum` pin every source file of every program; `go build -mod=readonly` refuses
 anything else. Built programs live in the user's cache folder under a name made of what they were built from, so that a
@@ -30,6 +30,7 @@ Report = Callable[[str], None]
 
 GO_MODULES: Final = Path(__file__).parent / "gomodules"
 KUBERNETES_VERSION: Final = "v1.37.2"
+HELM_VERSION: Final = "v4.3.1"
 REPORT_EVERY: Final = 15.0
 """Seconds between two lines of progress of one build."""
 
@@ -82,6 +83,14 @@ BINARIES: Final = {
         _kubernetes("kube-scheduler"),
         _kubernetes("kubectl", "version", "--client"),
         Binary("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok", "v0.8.0"),
+        Binary(
+            "helm",
+            "helm",
+            "helm.sh/helm/v4/cmd/helm",
+            HELM_VERSION,
+            ("version", "--template", "{{.Version}}"),
+            f"-s -w -X helm.sh/helm/v4/internal/version.version={HELM_VERSION}",
+        ),
     )
 }
 
