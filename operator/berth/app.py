@@ -102,7 +102,7 @@ class App:
                 request_seconds=settings.api_timeout,
             )
             client = KubeClient(api, limits=limits, before_write=elector.check, metrics=self.metrics)
-            await _check_crds(client)
+            await _check_crds(client, settings.namespace)
             self._build(client)
             await serve_page(stack, settings.listen_address, self.metrics, self._healthy, self._synced)
             await self._work(elector, configuration)
@@ -217,10 +217,10 @@ class _Stopped(Exception):
     """Somebody asked for an orderly end."""
 
 
-async def _check_crds(client: KubeClient) -> None:
+async def _check_crds(client: KubeClient, namespace: str) -> None:
     for kind in (LLM_DEPLOYMENT, REPLICA_GROUP, GPU_POOL):
         try:
-            await client.list(kind, page=1)
+            await client.newest_version(kind, (namespace or None) if kind.namespaced else None)
         except NotFound:
             raise BerthError(
                 f"the CustomResourceDefinition {kind.plural}.{GROUP} is not installed: kubectl apply -f crds/"
