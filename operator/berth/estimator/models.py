@@ -35,6 +35,13 @@ class ModelSpec:
     shared_intermediate: int = 0
     """Width of the feed-forward block that every token passes besides its experts."""
     tied_embeddings: bool = False
+    parallel_residual: bool = False
+    """Attention and feed-forward run side by side, so that a layer pays one all-reduce, not two."""
+
+    @property
+    def all_reduces(self) -> int:
+        """All-reduces of one layer under tensor parallelism."""
+        return 1 if self.parallel_residual else 2
 
     @property
     def attention_parameters(self) -> int:
@@ -165,7 +172,14 @@ def from_config(config: Mapping[str, Any], name: str = "custom") -> ModelSpec:
         experts_per_token=per_token,
         shared_intermediate=shared,
         tied_embeddings=bool(config.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)),
+        parallel_residual=_parallel_residual(config, kind),
     )
+
+
+def _parallel_residual(config: Mapping[str, Any], kind: str) -> bool:
+    if kind == "falcon":
+        return bool(config.get("parallel_attn", True) or config.get("new_decoder_architecture"))
+    return kind == "gptj" or (kind == "gpt_neox" and bool(config.get("use_parallel_residual", True)))
 
 
 def _kv_heads(config: Mapping[str, Any], kind: str, heads: int) -> int:

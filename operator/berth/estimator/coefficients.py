@@ -1,0 +1,91 @@
+"""The fitted coefficients, resolved for one condition: GPU, precision, runtime, kind of model.
+
+A coefficient is a base value times one factor per level that was fitted: `compute` has factors by GPU and arithmetic
+and by runtime generation, for example. A level that the data never showed has factor 1, so an unknown GPU or runtime
+is predicted by the base. `benchmarks/fit_estimator.py` writes the data file and records what it was fitted to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+from berth.estimator.hardware import NVLINK, GPUType
+from berth.estimator.models import ModelSpec
+from berth.estimator.precision import precision as precision_of
+from berth.estimator.runtimes import Runtime, attention_kernel
+from berth.estimator.steps import Coefficients
+
+Condition = Mapping[str, str]
+"""Kind of level (`gpu`, `generation`, ...) to the level that holds."""
+
+LEVELS: Final[Mapping[str, tuple[str, ...]]] = {
+    "bandwidth": ("gpu", "generation", "weights"),
+    "kv_bandwidth": ("gpu", "generation"),
+    "compute": ("arithmetic", "generation", "mixture"),
+    "attention_compute": ("gpu", "generation"),
+    "softness": (),
+    "narrowing": (),
+    "ungrouped_attention": ("kernel",),
+    "replicated_activations": ("generation",),
+    "split_activations": (),
+    "all_reduce": ("link",),
+    "all_reduce_wait": ("link", "generation"),
+    "layer_overhead": ("gpu", "style", "generation", "version"),
+    "step_overhead": ("style", "generation"),
+    "sequence_overhead": ("style", "generation", "version"),
+    "interference": ("generation",),
+    "reserve": ("generation",),
+}
+"""Which kinds of level each coefficient has factors for."""
+
+
+def condition(model: ModelSpec, gpu: GPUType, tensor_parallel: int, precision: str, runtime: Runtime) -> Condition:
+    """The level of every kind that holds for this model on these GPUs under this runtime."""
+    chip = gpu.name.split("-")[0]
+    weights = precision_of(precision)
+    return {
+        "gpu": chip,
+        "weights": weights.name if weights.name.startswith("int4") else "",
+        "arithmetic": f"{chip}/{weights.arithmetic}",
+        "generation": runtime.generation,
+        "version": runtime.version,
+        "style": runtime.style,
+        "mixture": "experts" if model.experts else "dense",
+        "kernel": attention_kernel(runtime, model.heads / model.kv_heads),
+        "link": "NVLink" if gpu.link == NVLINK else f"PCIe x{tensor_parallel}",
+    }
+
+
+@dataclass(frozen=True)
+class FittedCoefficients:
+    """The data file: base values, factors by level, error quantiles, and where all of it comes from."""
+
+    base: Mapping[str, float]
+    factors: Mapping[str, Mapping[str, Mapping[str, float]]]
+    """Coefficient, kind of level, level: factor."""
+    errors: Mapping[str, Any]
+    """Quantiles of published/predicted in grouped cross-validation, for low and high."""
+    provenance: Mapping[str, Any]
+
+    def resolve(self, condition: Condition) -> Coefficients:
+        values = dict(self.base)
+        for name, kinds in self.factors.items():
+            for kind, levels in kinds.items():
+                values[name] *= levels.get(condition.get(kind, ""), 1.0)
+        return Coefficients(**{field.name: values[field.name] for field in fields(Coefficients)})
+
+    def knows(self, runtime: Runtime) -> bool:
+        """Whether measurements of this runtime's generation were fitted."""
+        return runtime.generation in self.factors["layer_overhead"]["generation"]
+
+
+@cache
+def fitted() -> FittedCoefficients:
+    """The coefficients that come with this release."""
+    data = json.loads(resources.files("berth.estimator").joinpath("data/coefficients.json").read_text())
+    return FittedCoefficients(data["base"], data["factors"], data["errors"], data["provenance"])
