@@ -13,6 +13,7 @@ from berth.api.common import number, seconds
 from berth.api.demand import Limits, Traffic
 from berth.api.llmdeployment import LLMDeployment, LLMDeploymentSpec
 from berth.api.model import Variant
+from berth.api.placement import MAX_GROUPS
 from berth.api.schema import Model
 from berth.core.accept import resolve_model
 from berth.core.render.names import digest
@@ -28,13 +29,16 @@ Prefer = Literal["Cost", "Latency", "Throughput"]
 class Question:
     """A model, traffic and objectives that look for a placement."""
 
-    spec: LLMDeploymentSpec
-    namespace: str
+    deployment: LLMDeployment
     model: ModelSpec
     traffic: TrafficProfile
     objectives: Objectives
     availability: float | None
     """Target in 0..1."""
+
+    @property
+    def spec(self) -> LLMDeploymentSpec:
+        return self.deployment.spec
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -50,19 +54,15 @@ class Question:
 
     @property
     def fewest(self) -> int:
-        """Groups there are at least, whatever the traffic needs."""
-        if self.spec.scaling.mode == "Manual":
-            return self.spec.replicas
-        return max(self.spec.scaling.min, self.spec.replica_groups.min_available, 1)
+        """Groups there are at least, whatever the traffic needs. In Manual scaling the user counts, not the plan."""
+        scaling = self.spec.scaling
+        return max(scaling.min if scaling.mode == "Auto" else 1, self.spec.replica_groups.min_available, 1)
 
     @property
-    def most(self) -> tuple[int, str] | None:
-        """Groups there are at most, and the field that says so."""
-        if self.spec.scaling.mode == "Manual":
-            return self.spec.replicas, "spec.replicas"
-        if self.spec.scaling.max is not None:
-            return self.spec.scaling.max, "scaling.max"
-        return None
+    def most(self) -> int:
+        """Groups there are at most."""
+        scaling = self.spec.scaling
+        return scaling.max if scaling.mode == "Auto" and scaling.max is not None else MAX_GROUPS
 
     @property
     def output_tokens_per_second(self) -> float | None:
@@ -92,8 +92,7 @@ def question(deployment: LLMDeployment) -> Question:
         "time_per_output_token": seconds(token.p95) if token else None,
     }
     return Question(
-        spec=spec,
-        namespace=deployment.metadata.namespace,
+        deployment=deployment,
         model=model,
         traffic=traffic,
         objectives=Objectives(**{name: bound for name, bound in bounds.items() if bound is not None}),

@@ -11,7 +11,7 @@ from berth.core.render.names import DeploymentRef, placement_hash, replica_group
 from berth.core.render.pod import member_labels, render_pods
 from berth.core.render.replicagroup import render_replica_group, replica_group_labels
 from berth.core.render.service import render_group_service, render_services
-from berth.core.render.template import GroupTemplate, demand, group_members, group_template
+from berth.core.render.template import GroupTemplate, demand, group_demand, group_members, group_template
 from berth.core.render.timing import drain_seconds
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "GroupTemplate",
     "demand",
     "drain_seconds",
+    "group_demand",
     "group_members",
     "group_template",
     "member_labels",

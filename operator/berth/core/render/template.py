@@ -5,7 +5,7 @@ Invariant: what can be refused is refused here; the render functions cannot fail
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from berth.api.common import Backend, Toleration
@@ -120,15 +120,36 @@ def group_members(allocation: Allocation, pool: GPUPool) -> int:
 
 def demand(template: GroupTemplate) -> Demand:
     """What one group asks of its pool; volumes are added by whoever has seen them."""
-    requests = template.resources["requests"]
+    return _demand(template.resources, template.members, template.gpus_per_member, template.pool, template.tolerations)
+
+
+def group_demand(deployment: LLMDeployment, allocation: Allocation, pool: GPUPool) -> Demand:
+    """The same for a placement that is only thought of. Raises InvalidSpec."""
+    spec = deployment.spec
+    variant = spec.model.variant(allocation.variant)
+    backend: Backend = (variant.backend if variant else None) or spec.engine.backend
+    members = group_members(allocation, pool)
+    gpus = allocation.gpus // members
+    resources = container_resources(backend, gpus, pool.spec.resource_name, spec.pod.resources)
+    return _demand(resources, members, gpus, pool, tolerations(pool.spec.tolerations, spec.pod.tolerations))
+
+
+def _demand(
+    resources: Mapping[str, Mapping[str, str]],
+    members: int,
+    gpus_per_member: int,
+    pool: GPUPool,
+    tolerated: Sequence[Toleration],
+) -> Demand:
+    requests = resources["requests"]
     return Demand(
-        members=template.members,
-        gpus_per_member=template.gpus_per_member,
-        resource_name=template.pool.spec.resource_name,
+        members=members,
+        gpus_per_member=gpus_per_member,
+        resource_name=pool.spec.resource_name,
         cpu_millicores=millicores(requests["cpu"]),
         memory_bytes=ceil_units(requests["memory"]),
-        node_selector=template.pool.spec.node_selector,
-        tolerations=tuple(nodes.Toleration.from_manifest(entry.to_dict()) for entry in template.tolerations),
+        node_selector=pool.spec.node_selector,
+        tolerations=tuple(nodes.Toleration.from_manifest(entry.to_dict()) for entry in tolerated),
     )
 
 

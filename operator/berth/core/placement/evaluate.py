@@ -1,0 +1,151 @@
+"""What is believed of a layout: memory, capacity and latency of one group. The planner decides on nothing else.
+
+`Evaluation` is that belief as a protocol, so that the search can be proved against any; `Estimates` is the real one,
+the performance and queueing models of `berth.estimator`. Everything it computes is remembered in a `Memory` that the
+caller keeps: capacity of a group does not depend on the number of groups, so a second plan costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from berth.core.accept import backend_of
+from berth.core.placement.layouts import Layout
+from berth.core.placement.question import Question
+from berth.core.placement.supply import Supply
+from berth.estimator import performance, queueing
+from berth.estimator.engine_model import EngineModel
+from berth.estimator.latency import Capacity, Latency
+from berth.estimator.memory import Fit
+from berth.estimator.performance import Factors
+from berth.estimator.queueing import Method
+
+Value = TypeVar("Value")
+
+
+class Evaluation(Protocol):
+    """Of one group; loads are requests per second, for closed traffic clients."""
+
+    def fit(self, layout: Layout) -> Fit:
+        """Whether it fits, and its room for KV."""
+
+    def capacity(self, layout: Layout, method: Method) -> Capacity:
+        """The largest load that meets the objectives."""
+
+    def latency(self, layout: Layout, load: float, method: Method) -> Latency:
+        """At a load."""
+
+    def factors(self, layout: Layout, in_flight: float) -> Factors:
+        """Where the time of a step goes with so many requests in service."""
+
+    def throughput_band(self, layout: Layout) -> tuple[float, float]:
+        """Low and high capacity as multiples of the expected one."""
+
+
+class Remembered(MutableMapping[Hashable, Value], Generic[Value]):
+    """A dictionary that forgets what was not asked for longest once it holds `most` entries."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._entries: dict[Hashable, Value] = {}
+
+    def __getitem__(self, key: Hashable) -> Value:
+        value = self._entries.pop(key)
+        self._entries[key] = value
+        return value
+
+    def __setitem__(self, key: Hashable, value: Value) -> None:
+        self._entries.pop(key, None)
+        self._entries[key] = value
+        while len(self._entries) > self._most:
+            del self._entries[next(iter(self._entries))]
+
+    def __delitem__(self, key: Hashable) -> None:
+        del self._entries[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(list(self._entries))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Results of earlier plans, by everything they depend on; losing it costs time only."""
+
+    engines: Remembered[EngineModel] = field(default_factory=lambda: Remembered(512))
+    fits: Remembered[Fit] = field(default_factory=lambda: Remembered(4096))
+    capacities: Remembered[Capacity] = field(default_factory=lambda: Remembered(8192))
+    latencies: Remembered[Latency] = field(default_factory=lambda: Remembered(8192))
+
+
+class Estimates:
+    """The estimator's belief for one question. Not for several threads at once."""
+
+    def __init__(self, question: Question, supplies: Mapping[str, Supply], memory: Memory) -> None:
+        self._question = question
+        self._supplies = supplies
+        self._memory = memory
+        self._copies: dict[Layout, performance.Candidate] = {}
+        prompt, answer = question.traffic.input_tokens, question.traffic.output_tokens
+        self._tokens_per_request = round(prompt.mean + answer.max)
+
+    def fit(self, layout: Layout) -> Fit:
+        copy = self._copy(layout)
+        key = copy, self._tokens_per_request
+        if key not in self._memory.fits:
+            self._memory.fits[key] = copy.fit(self._tokens_per_request)
+        return self._memory.fits[key]
+
+    def capacity(self, layout: Layout, method: Method) -> Capacity:
+        question = self._question
+        return queueing.capacity(
+            self._engine(layout), question.traffic, question.objectives, self._memory.capacities, method
+        )
+
+    def latency(self, layout: Layout, load: float, method: Method) -> Latency:
+        traffic = self._question.traffic.shape
+        key = self._copy(layout), traffic, load, method
+        if key not in self._memory.latencies:
+            self._memory.latencies[key] = queueing.latency(self._engine(layout), traffic, load, method)
+        return self._memory.latencies[key]
+
+    def factors(self, layout: Layout, in_flight: float) -> Factors:
+        prompt, answer = self._question.traffic.input_tokens, self._question.traffic.output_tokens
+        return performance.factors(self._copy(layout), max(1, round(in_flight)), prompt.mean, answer.mean, answer.max)
+
+    def throughput_band(self, layout: Layout) -> tuple[float, float]:
+        prompt, answer = self._question.traffic.input_tokens, self._question.traffic.output_tokens
+        known = performance.performance(self._copy(layout), float("inf"), prompt.mean, answer.mean, answer.max)
+        rate = known.output_tokens_per_second
+        return rate.low / rate.mid, rate.high / rate.mid
+
+    def _copy(self, layout: Layout) -> performance.Candidate:
+        known = self._copies.get(layout)
+        if known is None:
+            variant = next(v for v in self._question.variants if v.name == layout.variant)
+            known = self._copies[layout] = performance.Candidate(
+                model=self._question.model,
+                gpu=self._supplies[layout.pool].gpu,
+                tensor_parallel=layout.tensor_parallel,
+                pipeline_parallel=layout.pipeline_parallel,
+                precision=variant.precision,
+                kv_precision=variant.effective_kv_precision,
+                backend=backend_of(self._question.deployment, variant),
+                max_batch_size=layout.max_batch_size,
+                max_num_tokens=layout.max_num_tokens,
+            )
+        return known
+
+    def _engine(self, layout: Layout) -> EngineModel:
+        """One object per copy: equal engines share what queueing remembers of them."""
+        copy = self._copy(layout)
+        if copy not in self._memory.engines:
+            self._memory.engines[copy] = performance.engine_model(copy)
+        return self._memory.engines[copy]

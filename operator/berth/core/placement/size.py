@@ -1,0 +1,296 @@
+"""From one layout to a candidate: how many groups, what they cost, whether all of it is allowed and possible.
+
+    capacity of a group -> groups that carry the traffic -> more until the availability target holds -> limits, room
+
+A group is planned with `HEADROOM` of its capacity; the rest is for the model's error and for growth. Several groups
+behind a Service carry less than their sum, because connections are balanced and not requests (`imbalance`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from functools import lru_cache
+from typing import Final
+
+from berth.api.common import format_duration, number
+from berth.core import capacity, reliability
+from berth.core.availability import Availability, groups_for, load_after_group_loss
+from berth.core.budgets import why_over_cost_limit
+from berth.core.capacity import Demand
+from berth.core.placement.cost import Cost, cost_of
+from berth.core.placement.evaluate import Evaluation
+from berth.core.placement.layouts import Layout
+from berth.core.placement.question import Question
+from berth.core.placement.supply import Supply
+from berth.core.reliability import FailureModel
+from berth.core.render import group_demand
+from berth.estimator.balancing import imbalance
+from berth.estimator.latency import Capacity, Latency
+from berth.estimator.memory import DOES_NOT_FIT, MARGINAL, OK, Fit
+from berth.estimator.queueing import Method
+
+HEADROOM: Final = 0.9
+"""Share of a group's capacity that is planned with: the median error of throughput is 9 %."""
+CHANNELS_PER_GROUP: Final = 64
+"""Long-lived client connections per group: an assumption, since no field says how many there are."""
+_MORE_GROUPS: Final = 8
+"""Groups beyond the needed ones that are tried for availability; further ones fail together with these."""
+_HARDLY: Final = 1.1
+"""Unavailability against the best within which fewer groups are as good."""
+_SPARES_ON_DEMAND: Final = 2
+
+
+class Stage(IntEnum):
+    """How far a candidate came before it was rejected."""
+
+    UNSUPPORTED = 0
+    MEMORY = 1
+    OBJECTIVE = 2
+    LIMIT = 3
+    ROOM = 4
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why a candidate is out, and by how much."""
+
+    stage: Stage
+    words: str
+    cure: str = ""
+    excess: float = math.inf
+    """What is asked over what is possible; the smaller, the closer."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A layout with its number of groups, or the reason why it is out."""
+
+    layout: Layout
+    fit: Fit | None = None
+    capacity: Capacity | None = None
+    latency: Latency | None = None
+    """Of one group at its share of the planned traffic."""
+    groups: int = 0
+    needed: int = 0
+    load: float = math.inf
+    """Planned traffic over what the groups carry at the objectives."""
+    output_tokens_per_second: float = 0.0
+    """At the planned traffic."""
+    sustainable_tokens_per_second: float = 0.0
+    """Most that the groups generate within the objectives."""
+    availability: Availability | None = None
+    available: bool = True
+    """Whether the availability target, if there is one, holds."""
+    load_after_group_loss: float = math.inf
+    cost: Cost | None = None
+    rejected: Rejection | None = None
+    waits: str = ""
+    """Why it would have to wait for capacity; empty if there is room now."""
+    method: Method = "screen"
+
+    @property
+    def gpus(self) -> int:
+        return self.groups * self.layout.gpus
+
+    @property
+    def kv_tokens(self) -> int:
+        """KV room of all groups."""
+        return self.groups * self.fit.kv_tokens_mid if self.fit else 0
+
+
+def size(
+    question: Question, supply: Supply, layout: Layout, evaluation: Evaluation, method: Method = "screen"
+) -> Candidate:
+    """The candidate of a layout whose variant runs on the pool's GPUs."""
+    fit = evaluation.fit(layout)
+    out = Candidate(layout, fit, method=method)
+    if fit.verdict != OK:
+        return replace(out, rejected=_memory(fit))
+    found = evaluation.capacity(layout, method)
+    out = replace(out, capacity=found, latency=found.latency)
+    if found.load <= 0:
+        return replace(out, rejected=_objective(question, fit, found))
+    needed = max(groups_for_load(question.traffic.load, found.load), question.spec.replica_groups.min_available)
+    fewest = max(needed, question.fewest)
+    demand = group_demand(question.deployment, layout.allocation(1), supply.pool)
+    bound = min(_bounds(question, supply, demand), key=lambda bound: bound.groups)
+    if fewest > bound.groups:
+        return replace(out, rejected=_too_many(fewest, demand, bound))
+    groups = _groups_for_availability(question, supply, demand, needed, fewest, bound.groups)
+    if question.prefer == "Throughput" and _bounded_by_user(question):
+        groups = max(groups, min(bound.groups, supply.room_now(demand)))
+    return _complete(out, question, supply, demand, evaluation, needed, groups)
+
+
+def groups_for_load(load: float, capacity: float) -> int:
+    """The smallest number of groups that carry `load`, given that the busiest gets more than its share."""
+    usable = HEADROOM * capacity
+    groups = 1
+    while True:
+        enough = math.ceil(load * uneven(groups) / usable - 1e-9)
+        if enough <= groups:
+            return groups
+        groups = enough
+
+
+@lru_cache(maxsize=4096)
+def uneven(groups: int) -> float:
+    """Load of the busiest of several groups against the mean."""
+    return imbalance(groups, CHANNELS_PER_GROUP * groups)
+
+
+def _complete(
+    out: Candidate,
+    question: Question,
+    supply: Supply,
+    demand: Demand,
+    evaluation: Evaluation,
+    needed: int,
+    groups: int,
+) -> Candidate:
+    """Every figure of `groups` groups."""
+    assert out.capacity is not None
+    traffic, found = question.traffic, out.capacity
+    layout = supply.lay_out(demand, groups, needed, question.spec.replica_groups.spread.topology_key)
+    factor = uneven(groups)
+    share = traffic.load / groups * factor
+    latency = evaluation.latency(out.layout, math.ceil(share) if traffic.closed else share, out.method)
+    answer = traffic.output_tokens.mean
+    produced = question.output_tokens_per_second or groups * latency.requests_per_second / factor * answer
+    availability = _availability(question, supply, demand, needed, groups)
+    load = traffic.load * factor / (groups * found.load)
+    out = replace(
+        out,
+        latency=latency,
+        groups=groups,
+        needed=needed,
+        load=load,
+        output_tokens_per_second=produced,
+        sustainable_tokens_per_second=groups * found.requests_per_second / factor * answer,
+        availability=availability,
+        available=question.availability is None or availability.unavailability <= 1 - question.availability,
+        load_after_group_loss=load_after_group_loss(load, groups),
+        cost=cost_of(supply, demand, layout, produced),
+    )
+    limit = question.limits.cost_per_hour
+    if out.cost and limit is not None and (over := why_over_cost_limit(question.limits, out.cost.per_hour)):
+        excess = out.cost.per_hour / number(limit)
+        return replace(out, rejected=Rejection(Stage.LIMIT, over, "raise objectives.limits.costPerHour", excess))
+    if groups > (now := supply.room_now(demand)):
+        return replace(out, waits=_waits(supply, demand, groups, now))
+    return out
+
+
+# --- how many ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Bound:
+    """At most this many groups, because of what, and what would allow more."""
+
+    groups: int
+    words: str
+    cure: str
+    stage: Stage = Stage.LIMIT
+
+
+def _bounds(question: Question, supply: Supply, demand: Demand) -> Iterator[_Bound]:
+    """Whatever bounds the number of groups."""
+    limits = question.limits
+    yield _Bound(question.most, f"scaling.max is {question.most}", "raise scaling.max")
+    if limits.gpus is not None:
+        yield _Bound(limits.gpus // demand.gpus, f"limits.gpus is {limits.gpus}", "raise objectives.limits.gpus")
+    if limits.cost_per_hour is not None and supply.price is not None:
+        affordable = int(number(limits.cost_per_hour) / (supply.price * demand.gpus) + 1e-9)
+        words = f"limits.costPerHour is {limits.cost_per_hour}"
+        yield _Bound(affordable, words, "raise objectives.limits.costPerHour")
+    room = supply.room(demand)
+    where = f"pool {supply.name} holds {room} of {demand}" if room else f"pool {supply.name} holds none of {demand}"
+    yield _Bound(room, where, f"add nodes to pool {supply.name}", Stage.ROOM)
+
+
+def _too_many(groups: int, demand: Demand, bound: _Bound) -> Rejection:
+    plural = "groups" if groups > 1 else "group"
+    words = f"needs {groups} {plural} x {demand.gpus} GPUs, {bound.words}"
+    return Rejection(bound.stage, words, bound.cure, groups / bound.groups if bound.groups else math.inf)
+
+
+def _bounded_by_user(question: Question) -> bool:
+    limits, scaling = question.limits, question.spec.scaling
+    return not (limits.gpus is None and limits.cost_per_hour is None and (scaling.mode, scaling.max) == ("Auto", None))
+
+
+def _waits(supply: Supply, demand: Demand, groups: int, now: int) -> str:
+    free = capacity.free_per_node(supply.nodes or (), supply.used, demand.tolerations)
+    shown = ", ".join(f"{count} x {gpus}" for gpus, count in free.items()) or "none"
+    return f"needs {groups} of {demand}, {now} fit now (free: {shown})"
+
+
+# --- availability -----------------------------------------------------------------------------------------------------
+def _groups_for_availability(
+    question: Question, supply: Supply, demand: Demand, needed: int, fewest: int, most: int
+) -> int:
+    """The smallest number that reaches the target, else the smallest beyond which more groups hardly help."""
+    if question.availability is None:
+        return fewest
+    tried: dict[int, Availability] = {}
+
+    def predict(groups: int) -> Availability:
+        tried[groups] = _availability(question, supply, demand, needed, groups)
+        return tried[groups]
+
+    found = groups_for(question.availability, fewest, min(most, fewest + _MORE_GROUPS), predict)
+    if found.groups is not None:
+        return found.groups
+    good_enough = _HARDLY * found.best.unavailability
+    return next(groups for groups, each in sorted(tried.items()) if each.unavailability <= good_enough)
+
+
+def _availability(question: Question, supply: Supply, demand: Demand, needed: int, groups: int) -> Availability:
+    """Of groups that stand where the arbiter would put them."""
+    pool = supply.pool.spec
+    topology = question.spec.replica_groups.spread.topology_key
+    layout = supply.lay_out(demand, groups, needed, topology)
+    spares = _SPARES_ON_DEMAND if supply.nodes is None else max(0, supply.room_now(demand) - groups)
+    rates = FailureModel(
+        node_mtbf_days=pool.node_mtbf_days,
+        gpus_per_node=pool.gpus_per_node,
+        domain_level=pool.failure_domain_key.rpartition("/")[2],
+    )
+    return reliability.predict(
+        layout, needed, demand.gpus_per_member, rates, domain_of=supply.domain_of(), spares=spares
+    )
+
+
+# --- rejections -------------------------------------------------------------------------------------------------------
+def _memory(fit: Fit) -> Rejection:
+    """Why a copy is out before any question of speed."""
+    if fit.verdict == MARGINAL:
+        return Rejection(Stage.MEMORY, fit.reason, "use more GPUs per group, or a smaller precision")
+    if fit.verdict == DOES_NOT_FIT:
+        words = f"does not fit: weights {fit.weights_gib:.1f} GiB per GPU, usable {fit.usable_gib:.1f} GiB"
+        excess = fit.weights_gib / fit.usable_gib if fit.usable_gib > 0 else math.inf
+        return Rejection(Stage.MEMORY, words, "use more GPUs per group, or a smaller precision", excess)
+    return Rejection(Stage.UNSUPPORTED, fit.reason, "use another pool or variant")
+
+
+def _objective(question: Question, fit: Fit, found: Capacity) -> Rejection:
+    """Why not even one request at a time is served well enough."""
+    traffic, wanted = question.traffic, question.objectives
+    if found.limited_by == "kvRoom":
+        longest = round(traffic.input_tokens.max + traffic.output_tokens.max)
+        words = f"the longest request reserves {longest} tokens, KV room is {fit.kv_tokens_mid}"
+        cure = "lower inputTokens.max or outputTokens.maxRequested, or use more GPUs per group"
+        return Rejection(Stage.OBJECTIVE, words, cure, longest / max(fit.kv_tokens_mid, 1))
+    if found.limited_by == "timeToFirstToken":
+        name, reached, bound = "TTFT", found.latency.ttft_p95, wanted.time_to_first_token
+    else:
+        name, reached, bound = "TPOT", found.latency.tpot_p95, wanted.time_per_output_token
+    field = "timeToFirstToken" if name == "TTFT" else "timePerOutputToken"
+    words = f"{name} p95 {_shown(reached)} > {_shown(bound)} with one request at a time"
+    return Rejection(Stage.OBJECTIVE, words, f"relax objectives.{field}.p95 to {_shown(reached)}", reached / bound)
+
+
+def _shown(seconds: float) -> str:
+    return format_duration(seconds) if seconds < math.inf else "unbounded"

@@ -1,0 +1,173 @@
+"""What the planner may use of one pool: its GPUs and link, its nodes and what is taken on them.
+
+Two capacities count: what is free *now*, node by node, and what the pool has in *total*. A pool whose nodes are not
+known (a file that names none) or come on demand (`provisioning: Autoscaled`) has as many as are asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Final
+
+from berth.api.gpupool import GPUPool
+from berth.core import capacity, spread
+from berth.core.capacity import Demand
+from berth.core.nodes import NodeView, has_labels, held_back
+from berth.core.pools import why_namespace_not_allowed
+from berth.core.spread import SpreadGoal
+from berth.core.usage import Usage
+from berth.errors import InvalidSpec
+from berth.estimator import hardware
+from berth.estimator.hardware import NVLINK, NVLINK_BRIDGE, PCIE, GPUType
+
+UNLIMITED: Final = 10**6
+"""Groups that fit where nothing bounds them."""
+_LINKS: Final[Mapping[str, tuple[float, int]]] = {NVLINK: (300e9, 8), NVLINK_BRIDGE: (300e9, 2), PCIE: (32e9, 8)}
+"""Bytes per second and GPUs joined, where a pool's link is not the usual one of its GPU type; the slower generation."""
+_NOTHING: Final = Usage()
+
+
+@dataclass(frozen=True)
+class Supply:
+    """One pool as of now."""
+
+    pool: GPUPool
+    gpu: GPUType
+    nodes: tuple[NodeView, ...] | None
+    """None: unknown, or made on demand."""
+    used: Mapping[str, Usage] = field(default_factory=dict)
+    """What is taken on each node, without what the deployment that is planned for holds itself."""
+    why_not: str = ""
+    """Why nothing may be planned here; empty if something may."""
+
+    @property
+    def name(self) -> str:
+        return self.pool.metadata.name
+
+    @property
+    def price(self) -> float | None:
+        """Of one GPU for one hour."""
+        price = self.pool.spec.price_per_gpu_hour
+        return None if price is None else float(price)
+
+    def room_now(self, demand: Demand) -> int:
+        """Groups that fit at once into what is free."""
+        fits = UNLIMITED if self.nodes is None else capacity.groups_that_fit(demand, self.nodes, self.used)
+        budget = self.pool.spec.gpu_budget
+        held = sum(self.used.get(node.name, _NOTHING).gpus for node in self.nodes or ())
+        return fits if budget is None else min(fits, max(0, budget - held) // demand.gpus)
+
+    def room(self, demand: Demand) -> int:
+        """Groups that the pool could hold if it were empty."""
+        fits = UNLIMITED if self.nodes is None else capacity.groups_that_fit(demand, self.nodes, {})
+        budget = self.pool.spec.gpu_budget
+        return fits if budget is None else min(fits, budget // demand.gpus)
+
+    def lay_out(self, demand: Demand, groups: int, needed: int, topology_key: str) -> tuple[tuple[str, ...], ...]:
+        """Nodes of each group as they would be placed: over domains with `needed` in mind, within one where
+        the fit is best.
+
+        Into what is free where that is enough, else as if the pool were empty. Without known nodes every member has
+        one to itself.
+        """
+        if self.nodes is None:
+            return tuple(tuple(f"node-{g}-{m}" for m in range(demand.members)) for g in range(groups))
+        used = self.used if capacity.groups_that_fit(demand, self.nodes, self.used) >= groups else {}
+        open_nodes = [
+            node
+            for node in self.nodes
+            if has_labels(node, demand.node_selector) and held_back(node, demand.tolerations) is None
+        ]
+        domains: dict[str, list[NodeView]] = {}
+        for node in open_nodes:
+            domains.setdefault(node.domain(topology_key), []).append(node)
+        rooms = {
+            name: min(groups, capacity.groups_that_fit(demand, found, used)) for name, found in sorted(domains.items())
+        }
+        counts = _spread_over(tuple(rooms.values()), groups, needed)
+        layout: list[tuple[str, ...]] = []
+        for name, count in zip(rooms, counts, strict=True):
+            layout += _fill(demand, domains[name], used, count)
+        # What no domain holds alone stands over several.
+        rest = [node for node in open_nodes if node.name not in {name for nodes in layout for name in nodes}]
+        return (*layout, *_fill(demand, rest, used, groups - len(layout)))
+
+    def domain_of(self) -> dict[str, str]:
+        """Failure domain of each node; nodes without the label share one, which is the careful guess."""
+        key = self.pool.spec.failure_domain_key
+        return {node.name: node.domain(key) for node in self.nodes or ()}
+
+
+def supply_of(
+    pool: GPUPool,
+    namespace: str,
+    nodes: Sequence[NodeView] | None,
+    used: Mapping[str, Usage],
+    why_not: str | None = None,
+) -> Supply:
+    """The pool for deployments of `namespace`; `why_not` is its own state's reason. Raises InvalidSpec (UnknownGPU)."""
+    gpu = gpu_of(pool)
+    refusal = why_namespace_not_allowed(pool, namespace) or why_not or ""
+    if pool.metadata.deletion_timestamp:
+        refusal = f"pool {pool.metadata.name} is being deleted"
+    known = None if nodes is None or pool.spec.provisioning == "Autoscaled" else tuple(nodes)
+    if not refusal and known is not None and not known:
+        refusal = f"pool {pool.metadata.name} has no nodes"
+    return Supply(pool, gpu, known, used, refusal)
+
+
+def gpu_of(pool: GPUPool) -> GPUType:
+    """The pool's GPU type with the pool's link. Raises InvalidSpec (UnknownGPU)."""
+    try:
+        gpu = hardware.gpu(pool.spec.gpu)
+    except ValueError as error:
+        raise InvalidSpec("UnknownGPU", f"GPUPool {pool.metadata.name} spec.gpu: {error}") from None
+    link = pool.spec.interconnect
+    if link is None or link == gpu.link:
+        return gpu
+    bandwidth, domain = _LINKS[link]
+    return replace(gpu, link=link, link_bandwidth=bandwidth, link_domain=domain)
+
+
+@lru_cache(maxsize=4096)
+def _spread_over(rooms: tuple[int, ...], groups: int, needed: int) -> tuple[int, ...]:
+    """How many of `groups` each domain gets; `rooms` is how many it can take."""
+    names = [str(index).zfill(6) for index in range(len(rooms))]
+    goal = SpreadGoal("", groups, needed)
+    best, _ = spread.best_completion(goal, {}, dict(zip(names, rooms, strict=True)))
+    return tuple(best.get(name, 0) for name in names)
+
+
+def _fill(demand: Demand, nodes: Sequence[NodeView], used: Mapping[str, Usage], groups: int) -> list[tuple[str, ...]]:
+    """Nodes of `groups` groups, each on those where the fewest GPUs are left over; as many as find room."""
+    left = {node.name: capacity.free(node, used) for node in nodes}
+    layout: list[tuple[str, ...]] = []
+    for _ in range(groups):
+        fitting = sorted(
+            (name for name, amount in left.items() if _holds(amount, demand.member)),
+            key=lambda name: (left[name].gpus, name),
+        )
+        if len(fitting) < demand.members:
+            break
+        chosen = tuple(fitting[: demand.members])
+        for name in chosen:
+            left[name] = left[name] - demand.member
+        layout.append(chosen)
+    return layout
+
+
+def _holds(have: Usage, want: Usage) -> bool:
+    return (
+        have.gpus >= want.gpus and have.cpu_millicores >= want.cpu_millicores and have.memory_bytes >= want.memory_bytes
+    )
+
+
+def nodes_paid_for(layout: Sequence[Sequence[str]], pool: GPUPool, demand: Demand, known: bool) -> int:
+    """Nodes that a pool billed by node charges for the layout."""
+    if known:
+        return len({name for nodes in layout for name in nodes})
+    per_node = pool.spec.gpus_per_node // demand.gpus_per_member
+    return math.ceil(len(layout) * demand.members / per_node)
