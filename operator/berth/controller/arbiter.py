@@ -42,6 +42,11 @@ ATTEMPTS = 8
 """Choices of nodes before giving way to whoever keeps taking them."""
 
 
+HOLD_SECONDS = 60.0
+"""How long the oldest claim that waits keeps nodes from younger ones. Long enough for pods that are just ending; models
+are served for weeks, so a claim that waits for more than that must not leave GPUs idle."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """One group that asks for room. `make` builds its ReplicaGroup for the nodes it gets."""
@@ -102,6 +107,8 @@ class Arbiter:
         self._now = now
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting: dict[str, dict[str, Claim]] = {}
+        self._since: dict[str, float] = {}
+        """When each waiting claim was first refused, by its name."""
         self._foreign: dict[str, _Foreign] = {}
         self._views = _Memo(lambda node, resource_name: node_view(node, None, resource_name))
         self._usages = _Memo(pod_usage)
@@ -122,6 +129,7 @@ class Arbiter:
             nodes = self.nodes_of(claim.pool)
             waiting = self._waiting.setdefault(pool, {})
             waiting[claim.name] = claim
+            self._since.setdefault(claim.name, self._now())
             looked: set[str] = set()
             for _ in range(ATTEMPTS):
                 over = self._why_over_budget(claim, nodes)
@@ -136,6 +144,7 @@ class Arbiter:
                 if not unseen:
                     await self._create(claim, answer.nodes)
                     waiting.pop(claim.name, None)
+                    self._since.pop(claim.name, None)
                     return None
                 for name in sorted(unseen):
                     await self._look(name, claim.demand.resource_name)
@@ -147,6 +156,7 @@ class Arbiter:
         for waiting in self._waiting.values():
             for name in [n for n, claim in waiting.items() if claim.key == key and claim.group not in groups]:
                 del waiting[name]
+                self._since.pop(name, None)
 
     def waiting(self) -> frozenset[Key]:
         """Deployments that were refused and should ask again when capacity changes."""
@@ -202,6 +212,7 @@ class Arbiter:
                 other.demand,
                 reusable=held_by(other.inherits_from, bound),
                 goal=replace(other.spread, standing=self._standing(other, nodes)),
+                holds=self._now() - self._since[other.name] < HOLD_SECONDS,
             )
             for other in waiting.values()
         ]
