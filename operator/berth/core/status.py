@@ -13,6 +13,7 @@ from typing import Any
 
 from berth import labels
 from berth.core import conditions as c
+from berth.core.accept import wanted_groups
 from berth.core.conditions import Condition, merge
 from berth.core.groups import Judgement, State
 from berth.core.observed import Group, Shortage, Snapshot
@@ -73,7 +74,7 @@ class _Facts:
         alive = [
             (group, judgement) for group, judgement in self.judged if group.alive and judgement.state not in leaving
         ]
-        self.count = plan.wanted.count if plan.wanted else len({group.group for group, _ in alive})
+        self.count = plan.wanted.count if plan.wanted else max(_asked_for(snapshot), len({g.group for g, _ in alive}))
         self.ready = min(len({group.group for group, judgement in alive if judgement.serving}), self.count)
         self.counted = min(len({group.group for group, _ in alive}), self.count)
         self.starting = [
@@ -119,6 +120,13 @@ class _Facts:
             if waiting is not None and leader is not None:
                 return "ContainerWaiting", f"g{group.group}: {judgement.message}"
         return None
+
+
+def _asked_for(snapshot: Snapshot) -> int:
+    """Groups a spec asks for that could not be resolved."""
+    deployment = snapshot.deployment
+    fixed = deployment.spec.fixed_allocations
+    return wanted_groups(deployment, fixed[0]) if fixed else deployment.spec.scaling.min
 
 
 def _conditions(facts: _Facts) -> list[Condition]:
