@@ -66,6 +66,21 @@ class Figures(Model):
     """Generated tokens per second of all groups together; as an error, a share."""
 
 
+class Factors(Model):
+    """What decides about a placement, in words with its own figures."""
+
+    communication: Words | None = None
+    """What GPUs of one group tell each other per token, and its share of a step."""
+    parallelism: Words | None = None
+    """Tensor against pipeline parallelism: step time and efficiency, here and with the next split."""
+    batch: Words | None = None
+    """Requests in flight at the planned traffic, how many fit, and where batching stops paying."""
+    bandwidth: Words | None = None
+    """Share of a step that reads weights and KV cache, and why more GPUs do not add up."""
+    failure: Words | None = None
+    """What one lost GPU takes down, and what groups and their spread save."""
+
+
 class Candidate(Model):
     """A placement that was considered, with its predicted figures or the reason for its rejection."""
 
@@ -89,6 +104,8 @@ class Candidate(Model):
     """What bounds its throughput."""
     rejected: Words | None = None
     """Why it was not considered further; absent: it meets everything."""
+    factors: Factors | None = None
+    """Why it stands where it does; for the chosen candidate and the runner-up."""
 
 
 class PlacementStatus(Model):
@@ -108,6 +125,10 @@ class PlacementStatus(Model):
     """Price of all groups, in the pools' currency."""
     cost_per_million_output_tokens: Figure | None = None
     """Price per million demanded output tokens."""
+    groups_for_traffic: Count | None = None
+    """Groups that carry the planned traffic at the objectives."""
+    spec_hash: Name | None = None
+    """Hash of the parts of spec it was decided from; another hash means another decision."""
     decided_at: Time | None = None
     """When it was decided."""
     reason: Words | None = None

@@ -29,7 +29,7 @@ from berth.core.reliability import FailureModel
 from berth.core.render import group_demand
 from berth.estimator.balancing import imbalance
 from berth.estimator.latency import Capacity, Latency
-from berth.estimator.memory import DOES_NOT_FIT, MARGINAL, OK, Fit
+from berth.estimator.memory import DOES_NOT_FIT, OK, UNSUPPORTED, Fit
 from berth.estimator.queueing import Method
 
 HEADROOM: Final = 0.9
@@ -206,13 +206,12 @@ def _bounds(question: Question, supply: Supply, demand: Demand) -> Iterator[_Bou
         words = f"limits.costPerHour is {limits.cost_per_hour}"
         yield _Bound(affordable, words, "raise objectives.limits.costPerHour")
     room = supply.room(demand)
-    where = f"pool {supply.name} holds {room} of {demand}" if room else f"pool {supply.name} holds none of {demand}"
+    where = f"pool {supply.name} has room for {room or 'none'}"
     yield _Bound(room, where, f"add nodes to pool {supply.name}", Stage.ROOM)
 
 
 def _too_many(groups: int, demand: Demand, bound: _Bound) -> Rejection:
-    plural = "groups" if groups > 1 else "group"
-    words = f"needs {groups} {plural} x {demand.gpus} GPUs, {bound.words}"
+    words = f"needs {groups_of(groups, demand)}, {bound.words}"
     return Rejection(bound.stage, words, bound.cure, groups / bound.groups if bound.groups else math.inf)
 
 
@@ -224,7 +223,14 @@ def _bounded_by_user(question: Question) -> bool:
 def _waits(supply: Supply, demand: Demand, groups: int, now: int) -> str:
     free = capacity.free_per_node(supply.nodes or (), supply.used, demand.tolerations)
     shown = ", ".join(f"{count} x {gpus}" for gpus, count in free.items()) or "none"
-    return f"needs {groups} of {demand}, {now} fit now (free: {shown})"
+    return f"needs {groups_of(groups, demand)}, {now or 'none'} fit now (free GPUs per node: {shown})"
+
+
+def groups_of(groups: int, demand: Demand) -> str:
+    """`3 groups x 2 GPUs`, `1 group x 2 nodes x 8 GPUs`."""
+    nodes = f"{demand.members} nodes x " if demand.members > 1 else ""
+    gpus = f"{demand.gpus_per_member} GPU" + ("s" if demand.gpus_per_member > 1 else "")
+    return f"{groups} group{'s' if groups > 1 else ''} x {nodes}{gpus}"
 
 
 # --- availability -----------------------------------------------------------------------------------------------------
@@ -266,13 +272,10 @@ def _availability(question: Question, supply: Supply, demand: Demand, needed: in
 # --- rejections -------------------------------------------------------------------------------------------------------
 def _memory(fit: Fit) -> Rejection:
     """Why a copy is out before any question of speed."""
-    if fit.verdict == MARGINAL:
-        return Rejection(Stage.MEMORY, fit.reason, "use more GPUs per group, or a smaller precision")
-    if fit.verdict == DOES_NOT_FIT:
-        words = f"does not fit: weights {fit.weights_gib:.1f} GiB per GPU, usable {fit.usable_gib:.1f} GiB"
-        excess = fit.weights_gib / fit.usable_gib if fit.usable_gib > 0 else math.inf
-        return Rejection(Stage.MEMORY, words, "use more GPUs per group, or a smaller precision", excess)
-    return Rejection(Stage.UNSUPPORTED, fit.reason, "use another pool or variant")
+    if fit.verdict == UNSUPPORTED:
+        return Rejection(Stage.UNSUPPORTED, fit.reason, "use another pool or variant")
+    excess = fit.weights_gib / fit.usable_gib if fit.verdict == DOES_NOT_FIT and fit.usable_gib > 0 else 1.0
+    return Rejection(Stage.MEMORY, fit.reason, "use more GPUs per group, or a variant of smaller precision", excess)
 
 
 def _objective(question: Question, fit: Fit, found: Capacity) -> Rejection:

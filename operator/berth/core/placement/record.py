@@ -1,0 +1,149 @@
+"""The decision as `status` has it: figures as people read them, at most ten candidates, best first.
+
+`berth plan -o json` prints the same, so what a laptop says and what a cluster stores have the same names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from berth.api.common import format_duration
+from berth.api.placement import DecidedAllocation
+from berth.api.status import MAX_CANDIDATES, AvailabilityStatus, Figures, PlacementStatus, Range
+from berth.api.status import Candidate as CandidateStatus
+from berth.api.status import Factors as FactorsStatus
+from berth.core.placement.choose import Answer
+from berth.core.placement.evaluate import Evaluation
+from berth.core.placement.explain import explain, limiting_term
+from berth.core.placement.layouts import Layout
+from berth.core.placement.question import Question
+from berth.core.placement.size import Candidate
+from berth.core.placement.supply import Supply
+
+_FEASIBLE_SHOWN: Final = 6
+"""Of the ten; the others say why pools and variants are out."""
+EXPLAINED: Final = 2
+"""The chosen candidate and the runner-up."""
+
+
+def recorded_candidates(answer: Answer, most: int = MAX_CANDIDATES) -> list[Candidate]:
+    """The best candidates, then why other pools, variants and splits are out: the closest of each first."""
+    possible = [candidate for candidate in answer.candidates if not candidate.rejected]
+    rejected = [candidate for candidate in answer.candidates if candidate.rejected]
+    seen = {(candidate.layout.pool, candidate.layout.variant) for candidate in possible}
+    telling: list[Candidate] = []
+    others: list[Candidate] = []
+    for candidate in rejected:
+        place = (candidate.layout.pool, candidate.layout.variant)
+        (others if place in seen else telling).append(candidate)
+        seen.add(place)
+    shown = possible[: max(_FEASIBLE_SHOWN, most - len(rejected))][:most]
+    return (shown + telling + others)[:most]
+
+
+def candidate_status(
+    question: Question,
+    candidate: Candidate,
+    evaluation: Evaluation,
+    *,
+    chosen: bool,
+    factors: FactorsStatus | None = None,
+) -> CandidateStatus:
+    """One entry of `status.candidates`."""
+    figures: dict[str, Any] = {}
+    if candidate.groups and candidate.latency is not None:
+        figures = {
+            "predicted": predicted(candidate, evaluation),
+            "gpus": candidate.gpus,
+            "load": f"{candidate.load:.2f}",
+            "availability": show_availability(candidate),
+            "limited_by": limiting_term(question, candidate, evaluation),
+        }
+    if candidate.cost is not None:
+        figures["cost_per_hour"] = f"{candidate.cost.per_hour:.2f}"
+        if candidate.cost.per_million_output_tokens is not None:
+            figures["cost_per_million_output_tokens"] = f"{candidate.cost.per_million_output_tokens:.2f}"
+    rejected = candidate.rejected.words if candidate.rejected else None
+    if candidate.waits and not chosen:
+        rejected = candidate.waits
+    return CandidateStatus(
+        allocations=(decided(question, candidate.layout, max(candidate.groups, 1)),),
+        chosen=chosen,
+        rejected=rejected,
+        factors=factors,
+        **figures,
+    )
+
+
+def predicted(candidate: Candidate, evaluation: Evaluation) -> Figures:
+    """Latency of a group at its share and tokens of all groups, at the planned traffic."""
+    assert candidate.latency is not None
+    low, high = evaluation.throughput_band(candidate.layout)
+    most, wanted = candidate.sustainable_tokens_per_second, candidate.output_tokens_per_second
+    return Figures(
+        ttft_p95=show_time(candidate.latency.ttft_p95),
+        tpot_p95=show_time(candidate.latency.tpot_p95),
+        output_tokens_per_second=Range(
+            low=f"{min(wanted, low * most):.0f}", mid=f"{min(wanted, most):.0f}", high=f"{min(wanted, high * most):.0f}"
+        ),
+    )
+
+
+def placement_status(question: Question, candidate: Candidate, evaluation: Evaluation, reason: str) -> PlacementStatus:
+    """`status.placement` of the candidate, but for the time of the decision."""
+    cost = candidate.cost
+    per_million = cost.per_million_output_tokens if cost else None
+    return PlacementStatus(
+        allocations=(decided(question, candidate.layout, candidate.groups),),
+        predicted=predicted(candidate, evaluation),
+        limited_by=limiting_term(question, candidate, evaluation),
+        cost_per_hour=f"{cost.per_hour:.2f}" if cost else None,
+        cost_per_million_output_tokens=f"{per_million:.2f}" if per_million is not None else None,
+        reason=reason,
+    )
+
+
+def availability_status(question: Question, candidate: Candidate) -> AvailabilityStatus:
+    """`status.availability` of the candidate."""
+    target = question.spec.objectives.availability
+    after = candidate.load_after_group_loss
+    return AvailabilityStatus(
+        predicted=show_availability(candidate),
+        target=str(target) if target is not None else None,
+        limited_by=candidate.availability.limited_by if candidate.availability else None,
+        load_after_group_loss=f"{after:.2f}" if after < math.inf else None,
+    )
+
+
+def factors_status(
+    question: Question, supplies: Mapping[str, Supply], candidate: Candidate, evaluation: Evaluation
+) -> FactorsStatus:
+    """The five factors of a sized candidate."""
+    return FactorsStatus(**asdict(explain(question, supplies[candidate.layout.pool], candidate, evaluation)))
+
+
+def decided(question: Question, layout: Layout, groups: int) -> DecidedAllocation:
+    """The allocation with what follows from its variant."""
+    variant = next(variant for variant in question.variants if variant.name == layout.variant)
+    return DecidedAllocation(
+        **dict(layout.allocation(groups)),
+        precision=variant.precision,
+        kv_precision=variant.effective_kv_precision,
+    )
+
+
+def show_availability(candidate: Candidate) -> str | None:
+    """As many nines as there are, and one digit more."""
+    if candidate.availability is None:
+        return None
+    down = candidate.availability.unavailability
+    digits = 5 if down <= 0 else min(max(5, math.ceil(-math.log10(down)) + 1), 9)
+    return f"{1 - down:.{digits}f}"
+
+
+def show_time(seconds: float) -> str | None:
+    """Absent where it grows without bound."""
+    return format_duration(seconds) if seconds < math.inf else None
