@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from berth.cli.crd import crd
+from berth.cli.local import local
 from berth.cli.operator import operator
 from berth.cli.pools import pools
 from berth.cli.traffic import traffic
@@ -16,6 +17,7 @@ def main() -> None:
 
 
 main.add_command(crd)
+main.add_command(local)
 main.add_command(operator)
 main.add_command(pools)
 main.add_command(traffic)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from berth.labels import SIMULATED_KUBELET
-from berth.local import binaries
+from berth.local import binaries, nodes
 from berth.local.processes import ChildProcess
 
 RUNNING: Final = "running"
@@ -22,9 +22,6 @@ DEAD: Final = "dead"
 POD_ADDRESSES: Final = "198.19.0.0/16"
 """Addresses in pod status; like `controlplane.SERVICE_ADDRESSES` from the range of RFC 2544, and nobody answers."""
 NODE_ADDRESS: Final = "198.19.255.254"
-
-GPU_RESOURCE: Final = "nvidia.com/gpu"
-PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 
 
 class Kwok(ChildProcess):
@@ -53,35 +50,8 @@ class Kwok(ChildProcess):
 
 
 def gpu_node(
-    name: str,
-    *,
-    product: str,
-    gpus: int = 8,
-    zone: str = "a",
-    cpu: str = "192",
-    memory: str = "2Ti",
-    labels: Mapping[str, str] | None = None,
+    name: str, *, product: str, gpus: int = 8, zone: str = "a", labels: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Manifest of a simulated node with `gpus` GPUs of `product` (as in the label that NVIDIA's discovery writes)."""
-    resources = {"cpu": cpu, "memory": memory, "pods": "250", "ephemeral-storage": "2Ti", GPU_RESOURCE: str(gpus)}
-    return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {
-            "name": name,
-            "labels": {
-                SIMULATED_KUBELET: RUNNING,
-                PRODUCT_LABEL: product,
-                "kubernetes.io/hostname": name,
-                "kubernetes.io/arch": "amd64",
-                "kubernetes.io/os": "linux",
-                "topology.kubernetes.io/zone": zone,
-                **(labels or {}),
-            },
-        },
-        "status": {
-            "capacity": dict(resources),
-            "allocatable": resources,
-            "addresses": [{"type": "InternalIP", "address": NODE_ADDRESS}, {"type": "Hostname", "address": name}],
-        },
-    }
+    """Manifest of a node that kwok plays; see `nodes.gpu_node`."""
+    labels = {SIMULATED_KUBELET: RUNNING, **(labels or {})}
+    return nodes.gpu_node(name, product=product, address=NODE_ADDRESS, gpus=gpus, zone=zone, labels=labels)

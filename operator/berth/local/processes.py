@@ -95,6 +95,21 @@ class ChildProcess:
         if self._process is not None:
             self._process.wait()
 
+    async def wait(self) -> int:
+        """Exit code as in `exit_code`, once the child has ended."""
+        assert self._process is not None, f"{self.name} was never started"
+        if self._process.poll() is None:
+            loop = asyncio.get_running_loop()
+            ended = asyncio.Event()
+            handle = os.pidfd_open(self.pid)
+            loop.add_reader(handle, ended.set)
+            try:
+                await ended.wait()
+            finally:
+                loop.remove_reader(handle)
+                os.close(handle)
+        return self._process.wait()
+
     async def stop(self, grace: float = 5.0) -> None:
         """Asks the child to end and kills it after `grace` seconds; does nothing when it has ended."""
         if self._process is not None and self.running:

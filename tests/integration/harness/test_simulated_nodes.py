@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from berth.local.kwok import GPU_RESOURCE, Kwok, gpu_node
+from berth.local.kwok import Kwok, gpu_node
+from berth.local.nodes import GPU_RESOURCE
 from tests.support.cluster import Cluster, Manifest, eventually
 
 
