@@ -22,6 +22,9 @@ from berth.errors import Transient
 MAX_BODY_BYTES = 64 * 1024
 MAX_IN_FLIGHT = 1_000_000
 CANARY_PROMPT = "berth"
+_NO_MEMORY = (("grpc.use_local_subchannel_pool", 1),)
+"""Without it channels to one address share a back-off of up to two minutes: a leader that was refused once while it
+started would be called dead long after it serves."""
 
 
 class Prober(Protocol):
@@ -48,7 +51,7 @@ class TritonProber:
         self._session: aiohttp.ClientSession | None = None
 
     async def token(self, address: str) -> None:
-        client = triton.InferenceServerClient(url=f"{address}:{contract.PORT_GRPC}")
+        client = triton.InferenceServerClient(url=f"{address}:{contract.PORT_GRPC}", channel_args=_NO_MEMORY)
         try:
             answers = client.stream_infer(_canary(), stream_timeout=self._timeout)
             async for result, error in answers:

@@ -43,12 +43,11 @@ def test_the_launcher_understands_every_drain(name: str) -> None:
     assert 0 < parsed.grace < parsed.timeout
 
 
-def test_triton_keeps_its_own_shared_memory_prefix_and_gets_the_pods_address() -> None:
+def test_triton_gets_the_launchers_shared_memory_prefix_and_the_pods_address() -> None:
     (pod,) = cases.pods(cases.template(cases.CASES["simulated-claim"]))
-    command = options.with_defaults(started(pod).command, POD_IP, "other")
-    prefix = pod["metadata"]["name"].replace("-", "_") + "_"
+    command = options.with_defaults(started(pod).command, POD_IP, "own_")
     assert [text for text in command if "shm-region-prefix-name" in text] == [
-        f"--backend-config=python,shm-region-prefix-name={prefix}"
+        "--backend-config=python,shm-region-prefix-name=own_"
     ]
     assert f"--grpc-address={POD_IP}" in command
 

@@ -70,12 +70,11 @@ def _leads(template: GroupTemplate, replica_group: str, environment: Sequence[st
         for rank in range(1, ranks):
             command += [":", "-n", "1", *joining, _region(f"{prefix}_{rank}")]
         return command
-    serving.append(_region(f"{prefix}_0"))
     if template.backend == "pytorch" and over_ssh(template):
         # Every rank is given the same command; trtllm-llmapi-launch runs it on rank 0 and makes the others its workers.
         mpirun = _mpirun(template, replica_group, environment)
-        return [*mpirun, "-n", str(ranks), "trtllm-llmapi-launch", *serving]
-    return serving
+        return [*mpirun, "-n", str(ranks), "trtllm-llmapi-launch", *serving, _region(f"{prefix}_0")]
+    return serving  # the launcher gives the one server a prefix of its own, and removes what a killed one leaves
 
 
 def _works(template: GroupTemplate, replica_group: str) -> list[str]:
