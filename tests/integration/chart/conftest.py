@@ -1,0 +1,65 @@
+"""A control plane of the chart's own: its tests take the CRDs away and serve all namespaces.
+
+Its nodes are cordoned to no one: simulated kubelets start whatever is scheduled, the operator's pods included, so that
+helm can wait for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from berth.local import binaries
+from berth.local.controlplane import ControlPlane
+from berth.local.kwok import Kwok
+from tests.integration.chart.helm import Helm
+from tests.integration.controller.conftest import Site
+from tests.support.cluster import Cluster
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.option.collectonly or not any("helm" in getattr(i, "fixturenames", ()) for i in session.items):
+        return
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    try:
+        binaries.provide(["helm"], lambda line: terminal.write(f"{line}\n", flush=True))
+    except binaries.BinaryUnavailable as error:
+        pytest.exit(f"the chart's tests need helm: {error}", returncode=1)
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    plane = ControlPlane(tmp_path_factory.mktemp("chart"))
+    with asyncio.Runner() as runner:
+        runner.run(plane.start())
+        yield plane
+        runner.run(plane.stop())
+
+
+@pytest.fixture(scope="session")
+def kwok(control_plane: ControlPlane) -> Iterator[Kwok]:
+    process = Kwok(control_plane.kubeconfig, control_plane.directory, lease_duration=8)
+    process.start()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def helm(control_plane: ControlPlane, tmp_path: Path) -> Helm:
+    found = binaries.provide(["helm", "kubectl"])
+    return Helm(found["helm"], found["kubectl"], control_plane.kubeconfig, tmp_path)
+
+
+@pytest.fixture
+async def site(cluster: Cluster, kwok: Kwok, namespace: str) -> AsyncIterator[Site]:
+    await cluster.install_crds()
+    tag = secrets.token_hex(3)
+    yield Site(cluster, namespace, tag)
+    for kind in ("gpupools", "nodes"):
+        for each in await cluster.list(kind):
+            if f"-{tag}-" in each["metadata"]["name"]:
+                await cluster.delete(kind, each["metadata"]["name"])
