@@ -42,14 +42,14 @@ class Layout:
 
     @classmethod
     def of(cls, shape: CopyShape) -> Layout:
-        """The layout of an allocation; absent batch limits are the first ones of the search."""
+        """The layout of an allocation; absent batch limits are the engine's own, which are large."""
         return cls(
             shape.pool,
             shape.variant,
             shape.tensor_parallel,
             shape.pipeline_parallel,
-            shape.max_batch_size or FIRST_LIMITS[0],
-            shape.max_num_tokens or max(FIRST_LIMITS[1], shape.max_batch_size or 0),
+            shape.max_batch_size or BATCH_SIZES[-1],
+            shape.max_num_tokens or TOKEN_BUDGETS[-1],
         )
 
     @property

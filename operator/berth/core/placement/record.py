@@ -6,33 +6,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from berth.api.common import format_duration
-from berth.api.placement import DecidedAllocation
+from berth.api.placement import Allocation, DecidedAllocation
+from berth.api.schema import Model
 from berth.api.status import MAX_CANDIDATES, AvailabilityStatus, Figures, PlacementStatus, Range
 from berth.api.status import Candidate as CandidateStatus
 from berth.api.status import Factors as FactorsStatus
-from berth.core.placement.choose import Answer
 from berth.core.placement.evaluate import Evaluation
 from berth.core.placement.explain import explain, limiting_term
-from berth.core.placement.layouts import Layout
-from berth.core.placement.question import Question
+from berth.core.placement.question import Question, spec_hash
 from berth.core.placement.size import Candidate
 from berth.core.placement.supply import Supply
 
-_FEASIBLE_SHOWN: Final = 6
+_POSSIBLE_SHOWN: Final = 6
 """Of the ten; the others say why pools and variants are out."""
 EXPLAINED: Final = 2
 """The chosen candidate and the runner-up."""
 
 
-def recorded_candidates(answer: Answer, most: int = MAX_CANDIDATES) -> list[Candidate]:
-    """The best candidates, then why other pools, variants and splits are out: the closest of each first."""
-    possible = [candidate for candidate in answer.candidates if not candidate.rejected]
-    rejected = [candidate for candidate in answer.candidates if candidate.rejected]
+def selection(candidates: Sequence[Candidate], chosen: Candidate | None, most: int = MAX_CANDIDATES) -> list[Candidate]:
+    """The best candidates, the chosen one among them, then why others are out: of each pool and variant the closest."""
+    possible = [candidate for candidate in candidates if candidate is chosen or not candidate.rejected]
+    rejected = [candidate for candidate in candidates if candidate is not chosen and candidate.rejected]
     seen = {(candidate.layout.pool, candidate.layout.variant) for candidate in possible}
     telling: list[Candidate] = []
     others: list[Candidate] = []
@@ -40,8 +39,16 @@ def recorded_candidates(answer: Answer, most: int = MAX_CANDIDATES) -> list[Cand
         place = (candidate.layout.pool, candidate.layout.variant)
         (others if place in seen else telling).append(candidate)
         seen.add(place)
-    shown = possible[: max(_FEASIBLE_SHOWN, most - len(rejected))][:most]
+    room = min(most, max(_POSSIBLE_SHOWN, most - len(rejected)))
+    shown = possible[:room]
+    if chosen is not None and chosen not in shown:
+        shown[-1] = chosen
     return (shown + telling + others)[:most]
+
+
+def dump(model: Model) -> dict[str, Any]:
+    """As it stands in the cluster."""
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def candidate_status(
@@ -70,7 +77,7 @@ def candidate_status(
     if candidate.waits and not chosen:
         rejected = candidate.waits
     return CandidateStatus(
-        allocations=(decided(question, candidate.layout, max(candidate.groups, 1)),),
+        allocations=(decided(question, candidate.layout.allocation(max(candidate.groups, 1))),),
         chosen=chosen,
         rejected=rejected,
         factors=factors,
@@ -92,16 +99,21 @@ def predicted(candidate: Candidate, evaluation: Evaluation) -> Figures:
     )
 
 
-def placement_status(question: Question, candidate: Candidate, evaluation: Evaluation, reason: str) -> PlacementStatus:
-    """`status.placement` of the candidate, but for the time of the decision."""
+def placement_status(
+    question: Question, candidate: Candidate, allocation: Allocation, evaluation: Evaluation, reason: str
+) -> PlacementStatus:
+    """`status.placement` with the candidate's figures, but for the time of the decision."""
+    sized = candidate.latency is not None and candidate.groups > 0
     cost = candidate.cost
     per_million = cost.per_million_output_tokens if cost else None
     return PlacementStatus(
-        allocations=(decided(question, candidate.layout, candidate.groups),),
-        predicted=predicted(candidate, evaluation),
-        limited_by=limiting_term(question, candidate, evaluation),
+        allocations=(decided(question, allocation),),
+        predicted=predicted(candidate, evaluation) if sized else None,
+        limited_by=limiting_term(question, candidate, evaluation) if sized else None,
         cost_per_hour=f"{cost.per_hour:.2f}" if cost else None,
         cost_per_million_output_tokens=f"{per_million:.2f}" if per_million is not None else None,
+        groups_for_traffic=candidate.groups_for_traffic,
+        spec_hash=spec_hash(question.spec),
         reason=reason,
     )
 
@@ -125,23 +137,21 @@ def factors_status(
     return FactorsStatus(**asdict(explain(question, supplies[candidate.layout.pool], candidate, evaluation)))
 
 
-def decided(question: Question, layout: Layout, groups: int) -> DecidedAllocation:
+def decided(question: Question, allocation: Allocation) -> DecidedAllocation:
     """The allocation with what follows from its variant."""
-    variant = next(variant for variant in question.variants if variant.name == layout.variant)
+    variant = next(variant for variant in question.variants if variant.name == allocation.variant)
     return DecidedAllocation(
-        **dict(layout.allocation(groups)),
-        precision=variant.precision,
-        kv_precision=variant.effective_kv_precision,
+        **dict(allocation), precision=variant.precision, kv_precision=variant.effective_kv_precision
     )
 
 
 def show_availability(candidate: Candidate) -> str | None:
-    """As many nines as there are, and one digit more."""
+    """As many nines as there are, and one digit more; never rounded up to a target it misses."""
     if candidate.availability is None:
         return None
     down = candidate.availability.unavailability
     digits = 5 if down <= 0 else min(max(5, math.ceil(-math.log10(down)) + 1), 9)
-    return f"{1 - down:.{digits}f}"
+    return f"{math.floor((1 - down) * 10**digits + 1e-6) / 10**digits:.{digits}f}"
 
 
 def show_time(seconds: float) -> str | None:

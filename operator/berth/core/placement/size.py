@@ -74,7 +74,10 @@ class Candidate:
     latency: Latency | None = None
     """Of one group at its share of the planned traffic."""
     groups: int = 0
+    groups_for_traffic: int = 0
+    """Groups that carry the planned traffic at the objectives."""
     needed: int = 0
+    """Groups that must serve: these, or as many as `minAvailable` says."""
     load: float = math.inf
     """Planned traffic over what the groups carry at the objectives."""
     output_tokens_per_second: float = 0.0
@@ -102,9 +105,17 @@ class Candidate:
 
 
 def size(
-    question: Question, supply: Supply, layout: Layout, evaluation: Evaluation, method: Method = "screen"
+    question: Question,
+    supply: Supply,
+    layout: Layout,
+    evaluation: Evaluation,
+    method: Method = "screen",
+    groups: int | None = None,
 ) -> Candidate:
-    """The candidate of a layout whose variant runs on the pool's GPUs."""
+    """The candidate of a layout whose variant runs on the pool's GPUs.
+
+    `groups`, where given, is how many there are, whatever bounds and targets say.
+    """
     fit = evaluation.fit(layout)
     out = Candidate(layout, fit, method=method)
     if fit.verdict != OK:
@@ -113,16 +124,20 @@ def size(
     out = replace(out, capacity=found, latency=found.latency)
     if found.load <= 0:
         return replace(out, rejected=_objective(question, fit, found))
-    needed = max(groups_for_load(question.traffic.load, found.load), question.spec.replica_groups.min_available)
-    fewest = max(needed, question.fewest)
+    traffic = groups_for_load(question.traffic.load, found.load)
+    needed = max(traffic, question.spec.replica_groups.min_available)
+    out = replace(out, groups_for_traffic=traffic, needed=needed)
     demand = group_demand(question.deployment, layout.allocation(1), supply.pool)
+    if groups is not None:
+        return _complete(out, question, supply, demand, evaluation, groups)
+    fewest = max(needed, question.fewest)
     bound = min(_bounds(question, supply, demand), key=lambda bound: bound.groups)
     if fewest > bound.groups:
         return replace(out, rejected=_too_many(fewest, demand, bound))
     groups = _groups_for_availability(question, supply, demand, needed, fewest, bound.groups)
     if question.prefer == "Throughput" and _bounded_by_user(question):
         groups = max(groups, min(bound.groups, supply.room_now(demand)))
-    return _complete(out, question, supply, demand, evaluation, needed, groups)
+    return _complete(out, question, supply, demand, evaluation, groups)
 
 
 def groups_for_load(load: float, capacity: float) -> int:
@@ -148,11 +163,11 @@ def _complete(
     supply: Supply,
     demand: Demand,
     evaluation: Evaluation,
-    needed: int,
     groups: int,
 ) -> Candidate:
     """Every figure of `groups` groups."""
     assert out.capacity is not None
+    needed = out.needed
     traffic, found = question.traffic, out.capacity
     layout = supply.lay_out(demand, groups, needed, question.spec.replica_groups.spread.topology_key)
     factor = uneven(groups)
@@ -166,7 +181,6 @@ def _complete(
         out,
         latency=latency,
         groups=groups,
-        needed=needed,
         load=load,
         output_tokens_per_second=produced,
         sustainable_tokens_per_second=groups * found.requests_per_second / factor * answer,

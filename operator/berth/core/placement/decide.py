@@ -1,0 +1,187 @@
+"""Sticky decisions: when a deployment is placed anew, and when it stays where it is.
+
+    nothing was ever placed, or everything is lost and there is no room    place it
+    the spec asks for something else (`spec_hash`), moves.mode Auto        place it anew, in force wins ties
+    the spec asks for something else, moves.mode Advise or Off             stay; say what would be better
+    anything else: prices, capacity, new coefficients, a wiped status      stay
+
+What is in force is what status records, else what live ReplicaGroups are: those are adopted with the spec they have,
+so that neither a restored backup nor an upgrade of the operator sends a herd of deployments on a move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from berth.api.placement import Allocation, CopyShape, DecidedAllocation
+from berth.core.observed import Group, Snapshot
+from berth.core.placement import record
+from berth.core.placement.choose import Answer, choose
+from berth.core.placement.evaluate import Estimates, Evaluation, Memory
+from berth.core.placement.layouts import Layout
+from berth.core.placement.question import Question, question, spec_hash
+from berth.core.placement.size import Candidate, size
+from berth.core.placement.supply import Supply
+
+_LONGEST: Final = 1024
+"""Characters of a message in status."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to run where, and the record of it."""
+
+    allocation: Allocation | None
+    """None: nothing can be placed."""
+    groups_for_traffic: int = 0
+    status: Mapping[str, Any] = field(default_factory=dict)
+    """`placement`, `candidates` and `availability` of the status, where they are known."""
+    words: str = ""
+    """If nothing can be placed: what fails on the closest candidate and what would help."""
+
+
+@dataclass(frozen=True)
+class InForce:
+    """The placement that runs, or is about to."""
+
+    allocation: Allocation
+    groups_for_traffic: int | None = None
+    spec_hash: str | None = None
+    """Absent where it was adopted from live groups."""
+
+
+def in_force(snapshot: Snapshot) -> InForce | None:
+    """The recorded placement, else the layout of the newest live group with as many groups as live."""
+    stored = (snapshot.raw.get("status") or {}).get("placement") or {}
+    try:
+        recorded = [DecidedAllocation.model_validate(each) for each in stored.get("allocations") or ()]
+    except ValidationError:
+        recorded = []  # a newer release wrote it, or somebody edited it
+    if recorded:
+        found = recorded[0]
+        allocation = Allocation(**{name: getattr(found, name) for name in Allocation.model_fields})
+        return InForce(allocation, stored.get("groupsForTraffic"), stored.get("specHash"))
+    live = [group for group in snapshot.groups if group.alive]
+    if not live:
+        return None
+    newest: Group = max(live, key=lambda group: (group.created_at, group.name))
+    shape = {name: getattr(newest.allocation, name) for name in CopyShape.model_fields}
+    return InForce(Allocation(**shape, groups=len({group.group for group in live})))
+
+
+def kept(snapshot: Snapshot) -> Decision | None:
+    """The recorded decision if it stands, told from what is stored alone; None if models have to be asked."""
+    now = in_force(snapshot)
+    if now is None or now.groups_for_traffic is None or not _stays(snapshot, now):
+        return None
+    return Decision(now.allocation, now.groups_for_traffic, _stored(snapshot))
+
+
+def decide(snapshot: Snapshot, supplies: Iterable[Supply], memory: Memory) -> Decision:
+    """The decision of this pass, with the models asked where it takes them. Raises InvalidSpec."""
+    asked = question(snapshot.deployment)
+    pools = {supply.name: supply for supply in supplies}
+    now = in_force(snapshot)
+    if now is not None and not _legal(asked, pools, now.allocation) and _holds_on(snapshot, now):
+        return Decision(now.allocation, now.groups_for_traffic or 0, _stored(snapshot))
+    desk = _Desk(asked, pools, Estimates(asked, pools, memory))
+    if now is not None and (now.spec_hash is None or _stays(snapshot, now)):
+        return desk.keep(now, "in force when Berth first saw it")
+    allowed = asked.spec.placement.pools
+    offered = [supply for name, supply in pools.items() if not allowed or name in allowed]
+    answer = choose(asked, offered, desk.evaluation, Layout.of(now.allocation) if now else None)
+    if now is not None and snapshot.groups and (answer.chosen is None or not _may_move(snapshot)):
+        return desk.keep(now, "in force", answer)
+    if answer.chosen is None:
+        return Decision(None, 0, {"candidates": desk.candidates(answer.candidates, None)}, answer.words)
+    chosen = answer.chosen
+    return desk.decided(chosen, chosen.layout.allocation(chosen.groups), answer.words, answer)
+
+
+def _stays(snapshot: Snapshot, now: InForce) -> bool:
+    """Whether nothing asks for another decision."""
+    spec = snapshot.deployment.spec
+    if spec.pause != "None" and snapshot.groups:
+        return True
+    if now.spec_hash != spec_hash(spec):
+        return False
+    if any(group.alive for group in snapshot.groups):
+        return True
+    return bool(snapshot.groups) and (not snapshot.shortages or not _may_move(snapshot))
+
+
+def _holds_on(snapshot: Snapshot, now: InForce) -> bool:
+    """What serves on a pool or variant that is gone serves on, unless the user asked for another placement."""
+    return bool(snapshot.groups) and (_stays(snapshot, now) or not _may_move(snapshot))
+
+
+def _may_move(snapshot: Snapshot) -> bool:
+    return snapshot.deployment.spec.placement.moves.mode == "Auto"
+
+
+def _legal(asked: Question, pools: Mapping[str, Supply], allocation: Allocation) -> bool:
+    return allocation.pool in pools and any(variant.name == allocation.variant for variant in asked.variants)
+
+
+def _stored(snapshot: Snapshot) -> dict[str, Any]:
+    status = snapshot.raw.get("status") or {}
+    return {name: status[name] for name in ("placement", "candidates", "availability") if name in status}
+
+
+# --- what comes of it -------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Desk:
+    """Where a decision is written down: the question, the pools and what is believed of them."""
+
+    asked: Question
+    pools: Mapping[str, Supply]
+    evaluation: Evaluation
+
+    def keep(self, now: InForce, reason: str, answer: Answer | None = None) -> Decision:
+        """The layout in force. If the spec asks for something else (`answer`), with as many groups as it asks for."""
+        layout = Layout.of(now.allocation)
+        found = next((each for each in answer.candidates if each.layout == layout), None) if answer else None
+        groups = now.allocation.groups
+        if found is not None and not found.rejected:
+            groups = found.groups
+        else:
+            supply = self.pools[layout.pool]
+            sized = size(self.asked, supply, layout, self.evaluation, "simulate", groups=groups)
+            found = replace(sized, rejected=found.rejected if found else sized.rejected)
+        if answer is not None and answer.chosen is None:
+            reason = f"{reason}: {answer.words}"
+        return self.decided(found, now.allocation.model_copy(update={"groups": groups}), reason, answer)
+
+    def decided(self, chosen: Candidate, allocation: Allocation, reason: str, answer: Answer | None) -> Decision:
+        """The chosen candidate as `allocation`, and the record of it."""
+        others = [each for each in answer.candidates if each.layout != chosen.layout] if answer else []
+        place = answer.candidates.index(chosen) if answer and chosen in answer.candidates else len(others)
+        placement = record.placement_status(self.asked, chosen, allocation, self.evaluation, reason[:_LONGEST])
+        return Decision(
+            allocation=allocation,
+            groups_for_traffic=chosen.groups_for_traffic,
+            status={
+                "placement": record.dump(placement),
+                "candidates": self.candidates([*others[:place], chosen, *others[place:]], chosen),
+                "availability": record.dump(record.availability_status(self.asked, chosen)),
+            },
+        )
+
+    def candidates(self, considered: Sequence[Candidate], chosen: Candidate | None) -> list[dict[str, Any]]:
+        """What is recorded of the candidates, with the five factors of the chosen one and the runner-up."""
+        shown = record.selection(considered, chosen)
+        explained = [each for each in (chosen, *shown) if each is not None and each.groups][: record.EXPLAINED]
+        entries = []
+        for candidate in shown:
+            factors = None
+            if any(candidate is each for each in explained):
+                factors = record.factors_status(self.asked, self.pools, candidate, self.evaluation)
+            entry = record.candidate_status(
+                self.asked, candidate, self.evaluation, chosen=candidate is chosen, factors=factors
+            )
+            entries.append(record.dump(entry))
+        return entries
