@@ -100,18 +100,18 @@ def group(replica_group: Manifest, owner: Manifest, pods: Sequence[Manifest]) ->
 
 
 def lifecycle(replica_group: Manifest) -> str:
-    """The label, or where it is lost what else tells the same: failed and retired groups have the time on them."""
-    metadata = replica_group["metadata"]
+    """The label, or where it is lost what else tells the same: the times of failure and retirement, the status."""
+    metadata, status = replica_group["metadata"], replica_group.get("status") or {}
     annotations = metadata.get("annotations") or {}
     said = (metadata.get("labels") or {}).get(labels.LIFECYCLE, "")
     if said in labels.LIFECYCLES:
         return str(said)
-    if labels.FAILED_AT in annotations:
+    if labels.FAILED_AT in annotations or status.get("state") == "Failed":
         return labels.FAILED
-    if labels.RETIRED_AT in annotations:
+    if labels.RETIRED_AT in annotations or status.get("state") == "Draining":
         return labels.RETIRING
-    recorded = (replica_group.get("status") or {}).get("memberUIDs") or ()
-    return labels.COMMITTED if len(recorded) >= int(replica_group["spec"]["members"]) else labels.RESERVED
+    complete = len(status.get("memberUIDs") or ()) >= int(replica_group["spec"]["members"])
+    return labels.COMMITTED if complete else labels.RESERVED
 
 
 def incarnation(pod: Manifest) -> tuple[int, int]:

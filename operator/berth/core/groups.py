@@ -252,6 +252,8 @@ def _failed(group: Group, policy: GroupPolicy, now: float) -> Judgement:
     recorded = bool(group.recorded_evidence) and all(member.uid in group.recorded_uids for member in group.members)
     seen = None if group.recorded_evidence else evidence(_first_to_fail(group), reason, failed_at, message)
     actions: list[Action] = list(_cut(group))
+    if group.failed_at is None:
+        actions.append(Mark(group, {}, {labels.FAILED_AT: timestamp(now)}))
     if recorded:
         actions += [
             DeleteMember(member, FAILED_MEMBER_GRACE_SECONDS) for member in group.members if not member.deleting
@@ -265,7 +267,9 @@ def _failed(group: Group, policy: GroupPolicy, now: float) -> Judgement:
 def _draining(group: Group, answer: Answer | None, policy: GroupPolicy, now: float) -> Judgement:
     if not group.members:
         return Judgement(State.DRAINING, "Drained", "no pods left", (DeleteGroup(group),))
-    retired_at = group.retired_at if group.retired_at is not None else now
+    if group.retired_at is None:
+        return Judgement(State.DRAINING, "Draining", "no new requests from now on", retire(group, now))
+    retired_at = group.retired_at
     left = retired_at + policy.drain_timeout - now
     leader = group.leader
     idle = leader is None or not leader.ready or leader.token_restarts is None
@@ -315,7 +319,12 @@ def evidence(member: Member | None, cause: str, at: float, message: str = "") ->
 
 def _first_to_fail(group: Group) -> Member | None:
     """The member to blame: one that ended or restarted (the earliest), else one that is being deleted."""
-    ended = [member for member in group.members if member.last_termination is not None]
+    forgiven = group.accepted_restart.restarts if group.accepted_restart else 0
+    ended = [
+        member
+        for member in group.members
+        if member.last_termination is not None and (member.ended or member.restarts > forgiven)
+    ]
     if ended:
         return min(ended, key=lambda member: (_ended_at(member), member.index))
     return next((member for member in group.members if member.ended or member.deleting), None)

@@ -73,12 +73,14 @@ def plan_rollout(
 ) -> Rollout:
     """Next step towards `policy.wanted` groups of `policy.template_hash`.
 
-    `serving` names the ReplicaGroups that serve; `strays` are the highest incarnations of pods without one, `shortages`
-    what came of the last attempt, both per slot; `jitter` in [0, 1) spreads retries of different deployments.
+    `serving` names the ReplicaGroups that serve, some before their label is seen: only with it do requests reach them,
+    and only then may others leave in their favour. Per slot, `strays` are the highest incarnations of pods without a
+    ReplicaGroup and `shortages` what came of the last attempt; `jitter` in [0, 1) spreads retries of deployments.
     """
     alive = [group for group in groups if group.alive]
+    routed = frozenset(group.name for group in alive if group.name in serving and group.leader and group.leader.serving)
     slots = _choose_slots(alive, serving, policy)
-    retire = _no_longer_wanted(alive, serving, slots, policy) if policy.changes_allowed else []
+    retire = _no_longer_wanted(alive, routed, slots, policy) if policy.changes_allowed else []
     outdated = [group for group in alive if group.template_hash != policy.template_hash and group not in retire]
     occupied = {group.group for group in alive if group not in retire}
     missing = [slot for slot in sorted(slots) if slot not in occupied]
@@ -99,7 +101,7 @@ def plan_rollout(
             blocked = budget.shortage()
     waiting = [setbacks[slot] for slot in missing]
     if outdated and policy.changes_allowed and not retire:
-        step = _update_one(alive, outdated, serving, shortages, policy, budget, setbacks, bool(missing))
+        step = _update_one(alive, outdated, serving, routed, shortages, policy, budget, setbacks, bool(missing))
         if step.create is not None:
             create.append(NewGroup(step.create, next_incarnation(groups, strays, step.create), "Update"))
         retire += step.retire
@@ -140,29 +142,24 @@ def _choose_slots(alive: Sequence[Group], serving: frozenset[str], policy: Rollo
 
 
 def _no_longer_wanted(
-    alive: Sequence[Group], serving: frozenset[str], slots: frozenset[int], policy: RolloutPolicy
+    alive: Sequence[Group], routed: frozenset[str], slots: frozenset[int], policy: RolloutPolicy
 ) -> list[Group]:
-    """Surplus groups, and the others in slots where a group of the wanted template gets requests."""
-    superseded = _superseded(alive, serving, policy)
-    surplus = [group for group in alive if group.group not in slots]
-    staying = sum(_routed(group) for group in alive if group not in superseded and group not in surplus)
-    if staying < policy.needed:
-        surplus = [group for group in surplus if not _routed(group)]
-    return superseded + surplus
+    """Surplus groups, and the others in slots where a group of the wanted template gets requests.
+
+    As many as are needed stay until others get requests in their place.
+    """
+    leaving = [group for group in alive if group.group not in slots]
+    leaving += [group for group in _superseded(alive, routed, policy) if group not in leaving]
+    staying = sum(group.name in routed for group in alive if group not in leaving)
+    kept = [group for group in reversed(leaving) if group.name in routed][: max(0, policy.needed - staying)]
+    return [group for group in leaving if group not in kept]
 
 
-def _superseded(alive: Sequence[Group], serving: frozenset[str], policy: RolloutPolicy) -> list[Group]:
+def _superseded(alive: Sequence[Group], routed: frozenset[str], policy: RolloutPolicy) -> list[Group]:
     done = {
-        group.group: group
-        for group in alive
-        if group.template_hash == policy.template_hash and group.name in serving and _routed(group)
+        group.group: group for group in alive if group.template_hash == policy.template_hash and group.name in routed
     }
     return [group for group in alive if group.group in done and group is not done[group.group]]
-
-
-def _routed(group: Group) -> bool:
-    """Requests reach it: what is decided to serve does so only once the label is seen on its leader."""
-    return group.leader is not None and group.leader.serving
 
 
 def _unproven_updates(alive: Sequence[Group], serving: frozenset[str], policy: RolloutPolicy) -> list[Group]:
@@ -226,6 +223,7 @@ def _update_one(
     alive: Sequence[Group],
     outdated: Sequence[Group],
     serving: frozenset[str],
+    routed: frozenset[str],
     shortages: Mapping[int, Shortage],
     policy: RolloutPolicy,
     budget: _GPUBudget,
@@ -236,7 +234,8 @@ def _update_one(
 
     Old groups that do not serve go first, even before missing ones exist: theirs may be the GPUs that are missing.
     """
-    if _unproven_updates(alive, serving, policy):
+    current = [group for group in alive if group.template_hash == policy.template_hash]
+    if not all(group.name in routed for group in current):
         return _Step()
     idle = [group for group in outdated if group.name not in serving]
     if idle:
@@ -254,7 +253,7 @@ def _update_one(
             return _Step(create=attempt)
     elif policy.surge:
         shortage = shortage or budget.shortage()
-    left = sum(_routed(group) and group is not oldest for group in alive)
+    left = len(routed - {oldest.name})
     if left >= policy.needed and policy.wanted - left <= policy.max_unavailable:
         return _Step(retire=(oldest,))
     message = (

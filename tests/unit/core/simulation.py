@@ -1,0 +1,378 @@
+"""A cluster of a few dictionaries that plays API server, scheduler, kubelet and leaders for the pure part of a pass.
+
+Objects are raw manifests, read by the operator's own parser: labels and annotations are all the memory there is.
+What must never happen is checked at each order, from what the cluster knows and not from what was planned.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import Counter
+from typing import Any
+
+from berth import labels
+from berth.api.llmdeployment import parse_llmdeployment
+from berth.controller import parse
+from berth.core import actions as do
+from berth.core.observed import Answer, Shortage, Snapshot
+from berth.core.plan import Defaults, Plan, make_plan, resolve
+from berth.core.render import DeploymentRef, render_replica_group
+from berth.core.status import Outcome, build_status
+from berth.core.timestamps import timestamp
+
+Manifest = dict[str, Any]
+
+GPUS_PER_NODE = 8
+DEFAULTS = Defaults({"/opt/berth/lib/berth/engine/launcher.py": "# launcher\n"}, {"simulated": "engine:1"})
+POOL: Manifest = {
+    "apiVersion": labels.API_VERSION,
+    "kind": "GPUPool",
+    "metadata": {"name": "h100", "uid": "pool"},
+    "spec": {
+        "gpu": "H100-SXM-80",
+        "nodeSelector": {"pool": "h100"},
+        "resourceName": "nvidia.com/gpu",
+        "gpusPerNode": GPUS_PER_NODE,
+    },
+}
+
+
+def deployment(*, tensor: int = 4, pipeline: int = 1, groups: int = 2, min_available: int = 1, **spec: Any) -> Manifest:
+    allocation = {
+        "pool": "h100",
+        "variant": "bf16",
+        "tensorParallel": tensor,
+        "pipelineParallel": pipeline,
+        "groups": groups,
+    }
+    source = {"huggingFace": {"repository": "example/llama"}}
+    return {
+        "apiVersion": labels.API_VERSION,
+        "kind": "LLMDeployment",
+        "metadata": {"name": "llama", "namespace": "ns", "uid": "deployment-uid", "generation": 1},
+        "spec": {
+            "model": {
+                "name": "llama-3.1-8b-instruct",
+                "variants": [{"name": "bf16", "precision": "bf16", "source": source}],
+            },
+            "placement": {"mode": "Fixed", "fixed": {"allocations": [allocation]}},
+            "engine": {"backend": "simulated"},
+            "replicaGroups": {"minAvailable": min_available, "recovery": {"maxFailures": 3}},
+            **spec,
+        },
+    }
+
+
+class Simulation:
+    """One deployment on `nodes` nodes; `run_pass` is one pass of an operator over it."""
+
+    def __init__(self, stored: Manifest, nodes: int = 3) -> None:
+        self.stored = copy.deepcopy(stored)
+        self.nodes = {f"node-{index}": GPUS_PER_NODE for index in range(nodes)}
+        self.groups: dict[str, Manifest] = {}
+        self.pods: dict[str, Manifest] = {}
+        self.children: dict[tuple[str, str], Manifest] = {}
+        self.now = 1_000_000.0
+        self.silent: set[str] = set()
+        """UIDs of leaders that produce no token; "*" is everybody."""
+        self.dead: set[str] = set()
+        """Nodes without power: nothing starts there, and nothing that is deleted goes."""
+        self.busy = False
+        self.drained: list[str] = []
+        self.tokens: set[tuple[str, int]] = set()
+        """Container lives (pod UID, restart count) that produced one."""
+        self.shortages: dict[int, Shortage] = {}
+        self.answers: dict[str, Answer] = {}
+        self.history: list[str] = []
+        self._uids = itertools.count(1)
+
+    # --- the operator -------------------------------------------------------------------------------------------------
+    def snapshot(self) -> Snapshot:
+        owner = {"name": "llama", "uid": self.stored["metadata"]["uid"]}
+        groups = []
+        for stored in self.groups.values():
+            members = [pod for pod in self.pods.values() if _owner(pod) == stored["metadata"]["uid"]]
+            groups.append(parse.group(copy.deepcopy(stored), owner, copy.deepcopy(members)))
+        known = {group.uid for group in groups}
+        strays: Counter[int] = Counter()
+        for pod in self.pods.values():
+            if _owner(pod) not in known:
+                slot, incarnation = parse.incarnation(pod)
+                strays[slot] = max(strays[slot], incarnation)
+        raw = copy.deepcopy(self.stored)
+        return Snapshot(
+            deployment=parse_llmdeployment(raw),
+            raw=raw,
+            groups=tuple(sorted(groups, key=lambda group: (group.group, group.incarnation))),
+            stray_incarnations=strays,
+            answers=dict(self.answers),
+            children=copy.deepcopy(self.children),
+            pools={"h100": POOL},
+            shortages=dict(self.shortages),
+            missing_claims=frozenset(),
+            now=self.now,
+        )
+
+    def run_pass(self, cut: int | None = None) -> Plan:
+        """One pass; with `cut` it ends after so many orders, and what the process remembered is lost with it."""
+        snapshot = self.snapshot()
+        plan = make_plan(snapshot, DEFAULTS, lambda deployment, wanted: self.needed)
+        self._check_retirements(plan)
+        self.shortages = {}
+        for number, order in enumerate(plan.actions):
+            if cut is not None and number >= cut:
+                self.answers, self.shortages = {}, {}
+                return plan
+            self.history.append(f"{self.now:.0f} {_told(order)}")
+            self._carry_out(order, snapshot)
+            self._check_slots()
+        status = build_status(snapshot, plan, Outcome(dict(self.shortages)))
+        if not plan.actions and self.stored.get("status"):
+            assert build_status(self.snapshot(), plan, Outcome(dict(self.shortages))) == status
+        self.stored["status"] = copy.deepcopy(status)
+        self._answer(plan)
+        self._check_labels(plan)
+        self.now += 1
+        return plan
+
+    @property
+    def wanted(self) -> int:
+        return int(self.stored["spec"]["placement"]["fixed"]["allocations"][0]["groups"])
+
+    @property
+    def needed(self) -> int:
+        return min(int(self.stored["spec"]["replicaGroups"]["minAvailable"]), self.wanted)
+
+    def _carry_out(self, order: do.Action, snapshot: Snapshot) -> None:
+        match order:
+            case do.Ensure(manifest):
+                key = manifest["kind"], manifest["metadata"]["name"]
+                stored = copy.deepcopy(dict(manifest))
+                stored["metadata"]["uid"] = self._uid()
+                self.children[key] = stored
+            case do.Create(group, manifest):
+                name = manifest["metadata"]["name"]
+                assert name not in self.pods or _owner(self.pods[name]) == group.uid, f"{name} is still somebody else's"
+                if name not in self.pods and group.name in self.groups:
+                    self._create_pod(copy.deepcopy(dict(manifest)))
+            case do.Reserve():
+                self._reserve(order, snapshot)
+            case do.Mark(group, new_labels, annotations):
+                metadata = self.groups[group.name]["metadata"]
+                metadata["labels"].update(new_labels)
+                metadata["annotations"].update(annotations)
+            case do.Record(group, status):
+                self.groups[group.name]["status"] = copy.deepcopy(dict(status))
+            case do.SetServing(member, serving):
+                self._set_serving(member.name, member.uid, member.restarts, serving)
+            case do.Restore(member):
+                if self._pod(member.name, member.uid):
+                    self.pods[member.name]["metadata"]["labels"].update(member.lost_labels)
+            case do.Ungate(member):
+                if self._pod(member.name, member.uid):
+                    self.pods[member.name]["spec"].pop("schedulingGates", None)
+            case do.Drain(member):
+                self.drained.append(member.uid)
+            case do.DeleteMember(member):
+                self._check_deletion(member.name, member.uid)
+                self.pods[member.name]["metadata"].setdefault("deletionTimestamp", timestamp(self.now))
+            case do.DeleteGroup(group):
+                assert not any(_owner(pod) == group.uid for pod in self.pods.values()), "a group with pods was deleted"
+                del self.groups[group.name]
+            case do.DeleteConfigMap(name):
+                used = {each["metadata"]["annotations"][labels.CONFIG_MAP] for each in self.groups.values()}
+                assert name not in used, f"{name} is in use"
+                del self.children["ConfigMap", name]
+
+    def _reserve(self, order: do.Reserve, snapshot: Snapshot) -> None:
+        wanted = resolve(snapshot, DEFAULTS)
+        members, gpus = wanted.template.members, wanted.template.gpus_per_member
+        dying = {each["metadata"]["uid"] for each in self.groups.values() if parse.lifecycle(each) == labels.FAILED}
+        alive = set(self.nodes) - self.dead
+        free = {name: self.nodes[name] - self._held(name, dying) for name in alive}
+        fitting = sorted((name for name in free if free[name] >= gpus), key=lambda name: (free[name], name))
+        if len(fitting) < members:
+            self.shortages[order.group] = Shortage("WaitingForCapacity", f"needs {members} x {gpus}")
+            return
+        reference = DeploymentRef.of(snapshot.deployment)
+        made = render_replica_group(wanted.template, reference, order.group, order.incarnation, fitting[:members])
+        name = made["metadata"]["name"]
+        assert name not in self.groups, f"{name} exists"
+        made["metadata"] |= {"uid": self._uid(), "creationTimestamp": timestamp(self.now)}
+        self.groups[name] = copy.deepcopy(made)
+
+    def _held(self, node: str, without: set[str]) -> int:
+        """GPUs of bound pods, and of members that are planned here and not bound yet."""
+        bound = [pod for pod in self.pods.values() if pod["spec"].get("nodeName") == node]
+        held = sum(_gpus(pod) for pod in bound if _owner(pod) not in without)
+        for group in self.groups.values():
+            if parse.lifecycle(group) not in (labels.RESERVED, labels.COMMITTED):
+                continue
+            planned = group["spec"]["plannedNodes"].count(node)
+            present = sum(_owner(pod) == group["metadata"]["uid"] for pod in bound)
+            held += max(0, planned - present) * _copy_gpus(group) // group["spec"]["members"]
+        return held
+
+    def _answer(self, plan: Plan) -> None:
+        for member, draining in plan.questions:
+            pod = self._pod(member.name, member.uid)
+            if pod is None or {"*", member.uid} & self.silent or not _ready(pod):
+                continue
+            restarts = pod["status"]["containerStatuses"][0]["restartCount"]
+            before = self.answers.get(member.uid)
+            if draining:
+                token_at = before.token_at if before else None
+                self.answers[member.uid] = Answer(member.uid, restarts, token_at, int(self.busy), at=self.now)
+            else:
+                self.tokens.add((member.uid, restarts))
+                self.answers[member.uid] = Answer(member.uid, restarts, self.now, at=self.now)
+
+    # --- the cluster --------------------------------------------------------------------------------------------------
+    def kubelets(self) -> None:
+        """Everything that is due happens: deleted pods go, others are bound and run."""
+        for name, pod in list(self.pods.items()):
+            if "deletionTimestamp" in pod["metadata"] and pod["spec"].get("nodeName") not in self.dead:
+                del self.pods[name]
+        for pod in self.pods.values():
+            if pod["spec"].get("nodeName") in self.dead:
+                pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+            elif "nodeName" not in pod["spec"] and "schedulingGates" not in pod["spec"]:
+                self._bind(pod)
+            elif pod["status"]["phase"] == "Pending" and "nodeName" in pod["spec"]:
+                pod["status"] |= {
+                    "phase": "Running",
+                    "podIP": f"10.0.0.{pod['metadata']['uid']}",
+                    "conditions": [{"type": "Ready", "status": "True"}],
+                    "containerStatuses": [{"name": "triton", "restartCount": 0}],
+                }
+
+    def _bind(self, pod: Manifest) -> None:
+        terms = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        node = terms["nodeSelectorTerms"][0]["matchFields"][0]["values"][0]
+        taken = sum(_gpus(each) for each in self.pods.values() if each["spec"].get("nodeName") == node)
+        if taken + _gpus(pod) <= self.nodes[node]:
+            pod["spec"]["nodeName"] = node
+        else:
+            refused = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room"}
+            pod["status"]["conditions"] = [refused]
+
+    def leader_of(self, group: Manifest) -> Manifest | None:
+        return self.pods.get(f"{group['metadata']['name']}-0")
+
+    def serves(self, group: Manifest) -> bool:
+        """Requests reach a leader of this container life's own token."""
+        leader = self.leader_of(group)
+        return (
+            leader is not None
+            and parse.lifecycle(group) == labels.COMMITTED
+            and leader["metadata"]["labels"].get(labels.SERVING) == "true"
+            and "deletionTimestamp" not in leader["metadata"]
+            and _ready(leader)
+            and (leader["metadata"]["uid"], leader["status"]["containerStatuses"][0]["restartCount"]) in self.tokens
+        )
+
+    def restart(self, pod: Manifest) -> None:
+        """Its container ends and is started again."""
+        status = pod["status"]["containerStatuses"][0]
+        status["restartCount"] += 1
+        status["lastState"] = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+
+    def _create_pod(self, manifest: Manifest) -> None:
+        manifest["metadata"] |= {"uid": self._uid(), "creationTimestamp": timestamp(self.now)}
+        manifest["status"] = {"phase": "Pending"}
+        self.pods[manifest["metadata"]["name"]] = manifest
+
+    def _set_serving(self, name: str, uid: str, restarts: int, serving: bool) -> None:
+        pod = self._pod(name, uid)
+        if pod is None:
+            return
+        pod["metadata"]["labels"][labels.SERVING] = "true" if serving else "false"
+        if serving:
+            assert (uid, restarts) in self.tokens, f"{name} serves without a token"
+            pod["metadata"].setdefault("annotations", {})[labels.TOKEN_RESTARTS] = str(restarts)
+
+    def _pod(self, name: str, uid: str) -> Manifest | None:
+        pod = self.pods.get(name)
+        return pod if pod is not None and pod["metadata"]["uid"] == uid else None
+
+    def _uid(self) -> str:
+        return str(next(self._uids))
+
+    # --- what must never happen ---------------------------------------------------------------------------------------
+    def _check_retirements(self, plan: Plan) -> None:
+        """A serving group only leaves while as many as are needed stay."""
+        leaving = {
+            order.group.name
+            for order in plan.actions
+            if isinstance(order, do.Mark) and order.labels.get(labels.LIFECYCLE) == labels.RETIRING
+        }
+        lost = {name for name, judgement in plan.judgements.items() if judgement.state.value == "Failed"}
+        serving = {name for name, group in self.groups.items() if self.serves(group)} - lost
+        if leaving & serving:
+            staying = serving - leaving
+            assert len(staying) >= self.needed, f"{leaving & serving} leave, {staying} stay of {self.needed} needed"
+
+    def _check_deletion(self, name: str, uid: str) -> None:
+        pod = self.pods[name]
+        assert pod["metadata"]["uid"] == uid
+        group = next(each for each in self.groups.values() if each["metadata"]["uid"] == _owner(pod))
+        lifecycle = parse.lifecycle(group)
+        assert lifecycle in (labels.FAILED, labels.RETIRING), f"{name} of a {lifecycle} group was deleted"
+        assert pod["metadata"]["labels"].get(labels.SERVING) != "true", f"{name} was deleted under traffic"
+        if lifecycle == labels.FAILED:
+            assert group["status"]["evidence"]["cause"], "deleted before the evidence was recorded"
+            assert uid in group["status"]["memberUIDs"], "deleted before it was recorded"
+
+    def _check_slots(self) -> None:
+        alive = Counter(
+            (each["spec"]["group"], each["spec"]["templateHash"])
+            for each in self.groups.values()
+            if parse.lifecycle(each) in (labels.RESERVED, labels.COMMITTED)
+        )
+        assert all(count == 1 for count in alive.values()), f"twice in one slot: {alive}"
+
+    def _check_labels(self, plan: Plan) -> None:
+        """After a whole pass nobody unproven gets requests, whoever wrote the label."""
+        if self.stored["spec"].get("pause") == "All":
+            return
+        for pod in self.pods.values():
+            known = any(each["metadata"]["uid"] == _owner(pod) for each in self.groups.values())
+            if known and pod["metadata"]["labels"].get(labels.SERVING) == "true":
+                restarts = pod["status"]["containerStatuses"][0]["restartCount"]
+                assert pod["metadata"]["labels"][labels.MEMBER] == labels.LEADER
+                assert (pod["metadata"]["uid"], restarts) in self.tokens, f"{pod['metadata']['name']} has no token"
+
+
+def _owner(pod: Manifest) -> str:
+    return str(pod["metadata"]["ownerReferences"][0]["uid"])
+
+
+def _ready(pod: Manifest) -> bool:
+    return {"type": "Ready", "status": "True"} in pod["status"].get("conditions", ())
+
+
+def _gpus(pod: Manifest) -> int:
+    return int(pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
+
+
+def _copy_gpus(group: Manifest) -> int:
+    allocation = group["spec"]["allocation"]
+    return int(allocation["tensorParallel"]) * int(allocation["pipelineParallel"])
+
+
+def _told(order: do.Action) -> str:
+    """One line for the story of a run that failed."""
+    match order:
+        case do.Reserve(group, incarnation, reason):
+            return f"Reserve g{group} {incarnation} {reason}"
+        case do.Mark(marked, new_labels, _):
+            return f"Mark {marked.name} {new_labels}"
+        case do.Record(recorded, status):
+            return f"Record {recorded.name} {status['state']} {status.get('evidence', '')}"
+        case do.SetServing(member, serving):
+            return f"SetServing {member.name} {serving}"
+        case do.DeleteMember(member, _):
+            return f"DeleteMember {member.name}"
+        case _:
+            return type(order).__name__
