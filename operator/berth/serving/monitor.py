@@ -81,10 +81,9 @@ class Monitor:
     async def _pursue(self, key: Hashable, asked: Question) -> None:
         """Ask until a token came; a draining leader is asked until the pass closes the question."""
         while True:
-            answers = self._answers[key]
-            before = answers.get(asked.uid, Answer(asked.uid, asked.restarts))
+            before = self._answers[key].get(asked.uid, Answer(asked.uid, asked.restarts))
             answer = await self._ask_once(asked, before)
-            answers[asked.uid] = answer
+            self._answers[key][asked.uid] = answer  # looked up again: a pass may have renewed it meanwhile
             if replace(answer, at=before.at) != before or (asked.draining and answer.in_flight == 0):
                 self._wake(key)
             if answer.token_at is not None and not asked.draining:

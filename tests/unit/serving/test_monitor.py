@@ -1,0 +1,39 @@
+"""What leaders said is kept while passes come and go."""
+
+from __future__ import annotations
+
+import asyncio
+
+from berth.serving.monitor import Monitor, Question
+
+
+class SlowLeaders:
+    """Produce a token when told to."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def token(self, address: str) -> None:
+        self.asked.set()
+        await self.may_answer.wait()
+
+    async def in_flight(self, address: str) -> int:
+        raise NotImplementedError
+
+    async def drain(self, address: str) -> None:
+        raise NotImplementedError
+
+
+async def test_an_answer_that_comes_after_the_next_pass_has_asked_again_is_not_lost() -> None:
+    leaders, woken = SlowLeaders(), asyncio.Event()
+    monitor = Monitor(leaders, lambda _key: woken.set(), clock=lambda: 7.0)
+    questions, alive = frozenset({Question("uid", 0, "127.0.0.1", draining=False)}), frozenset({"uid"})
+    monitor.ask("key", questions, alive)
+    await leaders.asked.wait()
+    monitor.ask("key", questions, alive)
+    leaders.may_answer.set()
+    async with asyncio.timeout(5):
+        await woken.wait()
+    assert monitor.answers("key")["uid"].token_at == 7.0
+    await monitor.close()
