@@ -176,9 +176,13 @@ class Arbiter:
         """The nodes of the pool."""
         return pools.nodes_of(pool, self.all_nodes(pool.spec.resource_name))
 
-    def used(self, resource_name: str, nodes: Iterable[NodeView]) -> dict[str, Usage]:
-        """What is taken on these nodes, as far as is known."""
-        return usage_by_node(self._bound(resource_name, nodes), self._reservations(resource_name))
+    def used(
+        self, resource_name: str, nodes: Iterable[NodeView], without: frozenset[str] = frozenset()
+    ) -> dict[str, Usage]:
+        """What is taken on these nodes, as far as is known; `without` are UIDs of ReplicaGroups that do not count."""
+        bound = (pod for pod in self._bound(resource_name, nodes) if pod.owner_uid not in without)
+        reserved = (each for each in self._reservations(resource_name) if each.owner_uid not in without)
+        return usage_by_node(bound, reserved)
 
     async def refresh(self, resource_name: str, nodes: Iterable[NodeView]) -> bool:
         """Look again at what others have on these nodes, where the last look is old; whether there was any."""

@@ -12,6 +12,7 @@ from berth.api.llmdeployment import LLMDeployment
 from berth.controller.arbiter import Arbiter, Claim
 from berth.controller.execute import Executor
 from berth.controller.observe import Observer
+from berth.controller.planner import Planner
 from berth.controller.pools import PoolReconciler
 from berth.controller.world import Key, World
 from berth.core import actions as do
@@ -89,6 +90,7 @@ class Reconciler:
         self._resync = resync_seconds
         self._observer = Observer(client, world, clock)
         self._pools = PoolReconciler(client, world, arbiter, clock)
+        self._planner = Planner(arbiter, self._pools.state)
         self._clock = clock
         self._memories: dict[Key, _Memory] = {}
 
@@ -109,7 +111,8 @@ class Reconciler:
         return await self._pass(key, snapshot, memory)
 
     async def _pass(self, key: Key, snapshot: Snapshot, memory: _Memory) -> float | None:
-        plan = make_plan(snapshot, self._defaults, needed_groups)
+        decision = await self._planner.decide(snapshot)
+        plan = make_plan(snapshot, self._defaults, needed_groups, decision)
         outcome = await self._executor.run(
             key.namespace, plan.actions, lambda order: self._claim(key, snapshot, plan, order)
         )
@@ -127,7 +130,7 @@ class Reconciler:
             delays.append(plan.requeue_after)
         if outcome.shortages:
             delays.append(RETRY_CAPACITY_SECONDS)
-        if outcome.name_conflicts or plan.refusal is not None:
+        if outcome.name_conflicts or plan.wanted is None:
             delays.append(RETRY_CONFLICT_SECONDS)
         return min(delays)
 
@@ -213,5 +216,5 @@ class Reconciler:
 
 
 def needed_groups(deployment: LLMDeployment, wanted: Wanted) -> int:
-    """Groups that must serve: what the user demands, never more than there are to be."""
-    return min(deployment.spec.replica_groups.min_available, wanted.count)
+    """Groups that must serve: what the user demands, or what the traffic needs; never more than there are to be."""
+    return min(max(deployment.spec.replica_groups.min_available, wanted.groups_for_traffic), wanted.count)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from berth.core import conditions as c
 from berth.core.groups import Judgement, State
 from berth.core.observed import Group
+from berth.core.placement.tell import describe
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,24 @@ class Announcement:
     warning: bool = False
 
 
-_GOOD_WHEN_TRUE: Final = (c.ACCEPTED, c.PLACED, c.AVAILABLE, c.READY)
-_BAD_WHEN_TRUE: Final = (c.DEGRADED, c.STALLED)
+_GOOD_WHEN_TRUE: Final = (c.ACCEPTED, c.PLACED, c.AVAILABLE, c.READY, c.AVAILABILITY_TARGET_MET)
+_BAD_WHEN_TRUE: Final = (c.DEGRADED, c.STALLED, c.PLACEMENT_OUTDATED)
 
 
 def announcements(
     before: Mapping[str, Any], after: Mapping[str, Any], judged: Iterable[tuple[Group, Judgement]]
 ) -> list[Announcement]:
     """What to tell about a pass that turns status `before` into `after`."""
-    return [*_of_groups(judged), *_of_conditions(before, after)]
+    return [*_of_placement(before, after), *_of_groups(judged), *_of_conditions(before, after)]
+
+
+def _of_placement(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[Announcement]:
+    """A decision of the planner, when it is another than before."""
+    placement = after.get("placement") or {}
+    known = (before.get("placement") or {}).get("allocations")
+    if "specHash" in placement and placement["allocations"] != known:
+        layout = ", ".join(map(describe, placement["allocations"]))
+        yield Announcement("PlacementDecided", "Plan", f"{layout}: {placement.get('reason', '')}")
 
 
 def _of_groups(judged: Iterable[tuple[Group, Judgement]]) -> Iterable[Announcement]:

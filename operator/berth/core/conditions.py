@@ -17,6 +17,7 @@ AVAILABLE: Final = "Available"
 READY: Final = "Ready"
 PROGRESSING: Final = "Progressing"
 DEGRADED: Final = "Degraded"
+AVAILABILITY_TARGET_MET: Final = "AvailabilityTargetMet"
 PLACEMENT_OUTDATED: Final = "PlacementOutdated"
 REPLICAS_IGNORED: Final = "ReplicasIgnored"
 RECONCILING: Final = "Reconciling"
@@ -34,9 +35,15 @@ REASONS: Final[Mapping[str, str]] = {
     "LimitExceeded": "The placement needs more than objectives.limits or gpuBudget allows.",
     "ClaimNotFound": "A PersistentVolumeClaim that the spec names does not exist.",
     "NameTaken": "An object of a name Berth needs exists and belongs to someone else.",
-    "PlannerUnavailable": "placement.mode Auto needs the planner, which this version does not have.",
     "InvalidSpec": "A field is out of its bounds.",
+    "TrafficExceedsContext": "The longest request of spec.traffic is longer than the model's context.",
     "Fixed": "The placement is the one the spec fixes.",
+    "Planned": "Berth chose the placement; status.candidates says among which.",
+    "SLOInfeasible": "No placement meets the objectives within the limits; the message names the closest and the cure.",
+    "PlacementCurrent": "The placement is what the spec asks for.",
+    "BetterPlacement": "The spec asks for another placement, and placement.moves.mode keeps the present one.",
+    "TargetReached": "The predicted availability reaches objectives.availability.",
+    "TargetMissed": "The predicted availability is below objectives.availability; the message says what binds.",
     "NotAccepted": "The spec was not accepted, see Accepted.",
     "WaitingForCapacity": "No pool has the free GPUs that the next group needs; the message says how many are missing.",
     "LimitReached": "objectives.limits leaves no room for the next group.",

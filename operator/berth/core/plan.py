@@ -19,11 +19,12 @@ from berth.api.gpupool import GPUPool, parse_gpupool
 from berth.api.llmdeployment import LLMDeployment
 from berth.api.placement import Allocation
 from berth.core import groups as group_life
-from berth.core.accept import accept, backend_of, wanted_groups
+from berth.core.accept import accept, backend_of, check_allocation, resolve_model, usable_pool, wanted_groups
 from berth.core.actions import Action, DeleteConfigMap, Ensure, Mark, Record, Reserve, Restore, SetServing
 from berth.core.drift import mend
 from berth.core.groups import GroupPolicy, Judgement
 from berth.core.observed import Group, Member, Snapshot
+from berth.core.placement.decide import Decision
 from berth.core.render import (
     DeploymentRef,
     GroupTemplate,
@@ -56,6 +57,8 @@ class Wanted:
     pool: GPUPool
     template: GroupTemplate
     count: int
+    groups_for_traffic: int = 0
+    """Groups that carry the traffic at the objectives; 0 where nobody asked."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,30 @@ class Plan:
     questions: tuple[tuple[Member, bool], ...] = ()
     """Leaders to ask; True asks whether they have drained, False for a token."""
     requeue_after: float | None = None
+    decision: Decision | None = None
+    """Where it is to run, in placement.mode Auto."""
 
 
-def make_plan(snapshot: Snapshot, defaults: Defaults, needed: Callable[[LLMDeployment, Wanted], int]) -> Plan:
-    """The plan of one pass. `needed` says how many groups must serve."""
+def make_plan(
+    snapshot: Snapshot,
+    defaults: Defaults,
+    needed: Callable[[LLMDeployment, Wanted], int],
+    decision: Decision | None = None,
+) -> Plan:
+    """The plan of one pass. `needed` says how many groups must serve; `decision` is the planner's, in mode Auto."""
+    plan = _plan(snapshot, defaults, needed, decision)
+    return replace(plan, decision=decision)
+
+
+def _plan(
+    snapshot: Snapshot,
+    defaults: Defaults,
+    needed: Callable[[LLMDeployment, Wanted], int],
+    decision: Decision | None,
+) -> Plan:
     deployment = snapshot.deployment
     try:
-        wanted: Wanted | None = resolve(snapshot, defaults)
+        wanted: Wanted | None = resolve(snapshot, defaults, decision)
         refusal = None
     except InvalidSpec as error:
         wanted, refusal = None, error
@@ -86,7 +106,8 @@ def make_plan(snapshot: Snapshot, defaults: Defaults, needed: Callable[[LLMDeplo
     must_serve = needed(deployment, wanted) if wanted else deployment.spec.replica_groups.min_available
     if deployment.metadata.deletion_timestamp:
         return Plan(judgements=judgements, wanted=wanted, needed=must_serve, refusal=refusal)
-    rollout = _rollout(snapshot, wanted, judgements, must_serve) if wanted else Rollout()
+    unplaced = Rollout(blocked=decision.shortage if decision else None)
+    rollout = _rollout(snapshot, wanted, judgements, must_serve) if wanted else unplaced
     for group in rollout.expired:
         message = f"did not serve within update.deadline {deployment.spec.update.deadline}"
         judgements[group.name] = group_life.fail(group, "DeadlineExceeded", message, snapshot.now)
@@ -108,21 +129,26 @@ def make_plan(snapshot: Snapshot, defaults: Defaults, needed: Callable[[LLMDeplo
     return Plan(tuple(actions), judgements, wanted, must_serve, rollout, refusal, questions, requeue)
 
 
-def resolve(snapshot: Snapshot, defaults: Defaults) -> Wanted:
-    """The allocation in force and the template of its groups. Raises InvalidSpec with the reason."""
+def resolve(snapshot: Snapshot, defaults: Defaults, decision: Decision | None = None) -> Wanted | None:
+    """The allocation in force and the template of its groups; None while nothing can be placed. Raises InvalidSpec."""
     deployment = snapshot.deployment
     pools = readable_pools(snapshot.pools)
     accept(deployment, pools, snapshot.missing_claims)
-    if not deployment.spec.fixed_allocations:
-        raise InvalidSpec(
-            "PlannerUnavailable",
-            "spec.placement.mode: Auto is not available in this release: use mode Fixed with fixed.allocations",
-        )
-    allocation = deployment.spec.fixed_allocations[0]
+    if deployment.spec.fixed_allocations:
+        allocation, groups_for_traffic = deployment.spec.fixed_allocations[0], 0
+    elif decision is None or decision.allocation is None:
+        if decision is not None and decision.refusal is not None:
+            raise decision.refusal
+        return None
+    else:
+        allocation, groups_for_traffic = decision.allocation, decision.groups_for_traffic
+        field = "status.placement.allocations[0]"
+        pool = usable_pool(allocation.pool, pools, deployment.metadata.namespace, f"{field}.pool")
+        check_allocation(deployment, allocation, pool, resolve_model(deployment), field)
     pool = pools[allocation.pool]
     image = _image(snapshot, defaults, allocation, pool)
     template = group_template(deployment, allocation, pool, image, defaults.engine_files)
-    return Wanted(allocation, pool, template, wanted_groups(deployment, allocation))
+    return Wanted(allocation, pool, template, wanted_groups(deployment, allocation), groups_for_traffic)
 
 
 def readable_pools(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, GPUPool]:

@@ -134,7 +134,8 @@ class PoolState:
             "nodes": len(self.nodes),
             "healthyNodes": self.healthy_nodes,
             "gpus": {name: count for name, count in gpus.items() if count is not None},
-            "freePerNode": dict(self.free_per_node),
+            # An owned map that becomes empty would be applied as null, which the CRD refuses.
+            **({"freePerNode": dict(self.free_per_node)} if self.free_per_node else {}),
             "conditions": sorted(
                 [*kept, *merge(self.conditions, before, generation, now)], key=lambda c: str(c.get("type"))
             ),

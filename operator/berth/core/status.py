@@ -17,6 +17,7 @@ from berth.core.accept import wanted_groups
 from berth.core.conditions import Condition, merge
 from berth.core.groups import Judgement, State
 from berth.core.observed import Group, Shortage, Snapshot
+from berth.core.placement import tell
 from berth.core.plan import Plan, Wanted
 from berth.core.timestamps import timestamp
 
@@ -52,9 +53,11 @@ def build_status(snapshot: Snapshot, plan: Plan, outcome: Outcome) -> dict[str, 
         "groupCounts": dict(sorted(Counter(state for _, state in facts.states).items())),
         "groups": _groups(facts),
     }
+    if plan.decision is not None:
+        status |= {name: part for name, part in plan.decision.status.items() if name != "placement"}
     if plan.wanted is not None:
         status["resolved"] = {"image": plan.wanted.template.image, "backend": plan.wanted.template.backend}
-        status["placement"] = _placement(plan.wanted, stored, snapshot.now)
+        status["placement"] = _placement(plan, plan.wanted, stored, snapshot.now)
     elif stored.get("resolved"):
         status["resolved"] = stored["resolved"]
     failover = _last_failover(snapshot.groups)
@@ -148,6 +151,8 @@ def _conditions(facts: _Facts) -> list[Condition]:
         _stalled(facts),
         Condition(c.RECONCILING, _progressing(facts, settled), _progress_reason(facts), _summary_message(facts)),
     ]
+    if plan.decision is not None and plan.wanted is not None:
+        conditions += tell.conditions(plan.decision.status)
     if spec.scaling.mode == "Auto" and spec.replicas != 1:
         message = f"spec.replicas {spec.replicas} is ignored: set scaling.mode Manual to decide yourself"
         conditions.append(Condition(c.REPLICAS_IGNORED, True, "ScalingIsAuto", message))
@@ -169,7 +174,9 @@ def _placed(facts: _Facts) -> Condition:
         return Condition(c.PLACED, False, "NotAccepted", "see condition Accepted")
     if facts.missing and facts.shortage is not None:
         return Condition(c.PLACED, False, _listed(facts.shortage.reason), facts.shortage.message)
-    return Condition(c.PLACED, True, "Fixed", "spec.placement.fixed decides")
+    if facts.plan.decision is None:
+        return Condition(c.PLACED, True, "Fixed", "spec.placement.fixed decides")
+    return Condition(c.PLACED, True, "Planned", str(facts.plan.decision.status.get("placement", {}).get("reason", "")))
 
 
 def _available(facts: _Facts) -> Condition:
@@ -193,7 +200,7 @@ def _stalled(facts: _Facts) -> Condition:
     if facts.plan.rollout.stalled:
         return Condition(c.STALLED, True, "FailureBudgetSpent", facts.plan.rollout.stalled)
     blocked = facts.plan.rollout.blocked
-    if blocked is not None and blocked.reason in ("NoSurgePossible", "LimitReached"):
+    if blocked is not None and blocked.reason in ("NoSurgePossible", "LimitReached", "SLOInfeasible"):
         return Condition(c.STALLED, True, blocked.reason, blocked.message)
     return Condition(c.STALLED, False, "Healthy", "nothing stands in the way")
 
@@ -280,7 +287,7 @@ def _summary_message(facts: _Facts) -> str:
     return "Draining" if facts.draining else "Ready"
 
 
-def _placement(wanted: Wanted, stored: Mapping[str, Any], now: float) -> dict[str, Any]:
+def _placement(plan: Plan, wanted: Wanted, stored: Mapping[str, Any], now: float) -> dict[str, Any]:
     variant = wanted.template.variant
     allocation = {
         **wanted.template.allocation.model_dump(by_alias=True, exclude_none=True, mode="json"),
@@ -289,10 +296,13 @@ def _placement(wanted: Wanted, stored: Mapping[str, Any], now: float) -> dict[st
         "kvPrecision": variant.effective_kv_precision,
     }
     before = stored.get("placement") or {}
-    placement: dict[str, Any] = {"allocations": [allocation], "reason": "fixed by spec.placement.fixed"}
+    placement: dict[str, Any] = {"reason": "fixed by spec.placement.fixed"}
+    if plan.decision is not None:
+        placement = dict(plan.decision.status.get("placement") or {})
     price = wanted.pool.spec.price_per_gpu_hour
-    if price is not None:
+    if price is not None and placement.get("allocations") != [allocation]:
         placement["costPerHour"] = f"{float(price) * wanted.count * wanted.allocation.gpus:.2f}"
+    placement["allocations"] = [allocation]
     same = before.get("allocations") == placement["allocations"] and before.get("decidedAt")
     placement["decidedAt"] = before["decidedAt"] if same else timestamp(now)
     return placement

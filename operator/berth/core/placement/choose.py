@@ -40,6 +40,8 @@ class Answer:
     chosen: Candidate | None
     words: str
     """Why it was chosen; if nothing was, what fails on the closest candidate and what would help."""
+    reason: str = ""
+    """If nothing was chosen: SLOInfeasible, or WaitingForCapacity where more nodes would do."""
 
 
 def choose(
@@ -65,7 +67,10 @@ def choose(
     rejected = sorted((c for c in found.values() if c.rejected), key=_distance)
     chosen = next((candidate for candidate in ranked if candidate.method == "simulate"), None)
     if chosen is None:
-        return Answer(tuple(rejected), None, _infeasible(rejected))
+        only_room = bool(rejected) and _stage(rejected[0]) is Stage.ROOM
+        return Answer(
+            tuple(rejected), None, _infeasible(rejected), "WaitingForCapacity" if only_room else "SLOInfeasible"
+        )
     others = [candidate for candidate in ranked if candidate is not chosen]
     return Answer((chosen, *others, *rejected), chosen, _because(question, chosen, others, incumbent))
 
@@ -85,7 +90,8 @@ def _why_not(question: Question, supply: Supply, variant: Variant, currency: str
     """Why no layout of the variant on the pool is worth a look; None if one may be."""
     pool, gpu = supply.pool.spec, supply.gpu
     if supply.why_not:
-        return Rejection(Stage.UNSUPPORTED, supply.why_not, "use another pool")
+        stage = Stage.ROOM if supply.nodes == () else Stage.UNSUPPORTED
+        return Rejection(stage, supply.why_not, "add nodes to it or use another pool")
     if variant.gpus and pool.gpu not in variant.gpus:
         words = f"variant {variant.name} is for {', '.join(variant.gpus)}, not {pool.gpu}"
         return Rejection(Stage.UNSUPPORTED, words, "add the GPU type to the variant's gpus, or another variant")
@@ -207,10 +213,17 @@ def _tie_break(question: Question, metric: Metric, incumbent: Layout | None) -> 
     return key
 
 
+def _stage(candidate: Candidate) -> Stage:
+    assert candidate.rejected is not None
+    return candidate.rejected.stage
+
+
 def _distance(candidate: Candidate) -> tuple[Any, ...]:
     """How far a rejected candidate is from being possible; the closest first."""
     assert candidate.rejected is not None
-    return -candidate.rejected.stage, candidate.rejected.excess, candidate.layout.gpus, astuple(candidate.layout)
+    hopeless = candidate.rejected.excess == math.inf
+    stage, excess = candidate.rejected.stage, candidate.rejected.excess
+    return hopeless, -stage, excess, candidate.layout.gpus, astuple(candidate.layout)
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -241,5 +254,5 @@ def _infeasible(rejected: Sequence[Candidate]) -> str:
         return "no GPUPool may be used: create one (berth pools discover), or correct placement.pools"
     closest = rejected[0].rejected
     assert closest is not None
-    where = str(rejected[0].layout) if closest.stage > Stage.UNSUPPORTED else f"{rejected[0].layout.pool}"
+    where = str(rejected[0].layout) if rejected[0].fit else f"{rejected[0].layout.pool} {rejected[0].layout.variant}"
     return f"no placement is possible; closest is {where}: {closest.words}: {closest.cure}"

@@ -18,17 +18,19 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from berth.api.placement import Allocation, CopyShape, DecidedAllocation
-from berth.core.observed import Group, Snapshot
+from berth.core.observed import Group, Shortage, Snapshot
 from berth.core.placement import record
 from berth.core.placement.choose import Answer, choose
 from berth.core.placement.evaluate import Estimates, Evaluation, Memory
 from berth.core.placement.layouts import Layout
 from berth.core.placement.question import Question, question, spec_hash
-from berth.core.placement.size import Candidate, size
+from berth.core.placement.size import Candidate, Rejection, Stage, size
 from berth.core.placement.supply import Supply
+from berth.errors import InvalidSpec
 
 _LONGEST: Final = 1024
 """Characters of a message in status."""
+_NOT_OFFERED: Final = Rejection(Stage.UNSUPPORTED, "in force, but not among what the spec allows now")
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,10 @@ class Decision:
     groups_for_traffic: int = 0
     status: Mapping[str, Any] = field(default_factory=dict)
     """`placement`, `candidates` and `availability` of the status, where they are known."""
-    words: str = ""
-    """If nothing can be placed: what fails on the closest candidate and what would help."""
+    shortage: Shortage | None = None
+    """Why nothing can be placed: what fails on the closest candidate and what would help."""
+    refusal: InvalidSpec | None = None
+    """Why nothing can be asked for: the spec contradicts itself, the model or a pool."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,8 @@ def decide(snapshot: Snapshot, supplies: Iterable[Supply], memory: Memory) -> De
     if now is not None and snapshot.groups and (answer.chosen is None or not _may_move(snapshot)):
         return desk.keep(now, "in force", answer)
     if answer.chosen is None:
-        return Decision(None, 0, {"candidates": desk.candidates(answer.candidates, None)}, answer.words)
+        shortage = Shortage(answer.reason, answer.words)
+        return Decision(None, 0, {"candidates": desk.candidates(answer.candidates, None)}, shortage)
     chosen = answer.chosen
     return desk.decided(chosen, chosen.layout.allocation(chosen.groups), answer.words, answer)
 
@@ -151,7 +156,7 @@ class _Desk:
         else:
             supply = self.pools[layout.pool]
             sized = size(self.asked, supply, layout, self.evaluation, "simulate", groups=groups)
-            found = replace(sized, rejected=found.rejected if found else sized.rejected)
+            found = replace(sized, rejected=found.rejected if found else _NOT_OFFERED if answer else sized.rejected)
         if answer is not None and answer.chosen is None:
             reason = f"{reason}: {answer.words}"
         return self.decided(found, now.allocation.model_copy(update={"groups": groups}), reason, answer)

@@ -41,6 +41,8 @@ _MORE_GROUPS: Final = 8
 _HARDLY: Final = 1.1
 """Unavailability against the best within which fewer groups are as good."""
 _SPARES_ON_DEMAND: Final = 2
+_NONE_FITS: Final = 0.1
+"""Stands for no group at all where closeness to a bound is measured."""
 
 
 class Stage(IntEnum):
@@ -226,7 +228,7 @@ def _bounds(question: Question, supply: Supply, demand: Demand) -> Iterator[_Bou
 
 def _too_many(groups: int, demand: Demand, bound: _Bound) -> Rejection:
     words = f"needs {groups_of(groups, demand)}, {bound.words}"
-    return Rejection(bound.stage, words, bound.cure, groups / bound.groups if bound.groups else math.inf)
+    return Rejection(bound.stage, words, bound.cure, groups / max(bound.groups, _NONE_FITS))
 
 
 def _bounded_by_user(question: Question) -> bool:

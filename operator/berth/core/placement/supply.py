@@ -28,6 +28,8 @@ UNLIMITED: Final = 10**6
 _LINKS: Final[Mapping[str, tuple[float, int]]] = {NVLINK: (300e9, 8), NVLINK_BRIDGE: (300e9, 2), PCIE: (32e9, 8)}
 """Bytes per second and GPUs joined, where a pool's link is not the usual one of its GPU type; the slower generation."""
 _NOTHING: Final = Usage()
+_UNKNOWN: Final = GPUType("unknown", "", 0, 0, 0, 0, 0, 0, PCIE, 0, 0, 0, "unknown")
+"""Of pools that are not planned with because nobody knows their GPU."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,12 @@ def supply_of(
     used: Mapping[str, Usage],
     why_not: str | None = None,
 ) -> Supply:
-    """The pool for deployments of `namespace`; `why_not` is its own state's reason. Raises InvalidSpec (UnknownGPU)."""
-    gpu = gpu_of(pool)
+    """The pool for deployments of `namespace`; `why_not` is its own state's reason."""
     refusal = why_namespace_not_allowed(pool, namespace) or why_not or ""
+    try:
+        gpu = gpu_of(pool)
+    except InvalidSpec as error:
+        gpu, refusal = _UNKNOWN, str(error)
     if pool.metadata.deletion_timestamp:
         refusal = f"pool {pool.metadata.name} is being deleted"
     known = None if nodes is None or pool.spec.provisioning == "Autoscaled" else tuple(nodes)

@@ -1,0 +1,146 @@
+"""placement.mode Auto on a real control plane: objects in, placement out, and it follows what objects say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.integration.controller.conftest import Site
+from tests.support.berth import RunningBerth, running_berth
+from tests.support.cluster import eventually
+
+CHAT = {
+    "requestsPerSecond": "3",
+    "inputTokens": {"mean": 600, "p95": 2000, "max": 8000},
+    "outputTokens": {"mean": 200, "p95": 500, "maxRequested": 1024},
+}
+
+
+def automatic(site: Site, name: str = "llama", pools: tuple[str, ...] = (), **spec: Any) -> dict[str, Any]:
+    """An 8B model, small enough for one GPU of any pool."""
+    deployment = site.deployment("unused", name)
+    deployment["spec"] |= {
+        "traffic": CHAT,
+        "objectives": {"timeToFirstToken": {"p95": "1s"}, "timePerOutputToken": {"p95": "50ms"}},
+        "placement": {"mode": "Auto", "pools": list(pools)},
+        **spec,
+    }
+    return deployment
+
+
+def placed(deployment: dict[str, Any]) -> dict[str, Any]:
+    allocation: dict[str, Any] = deployment["status"]["placement"]["allocations"][0]
+    return allocation
+
+
+async def test_a_deployment_lands_where_its_record_says(site: Site, berth: RunningBerth) -> None:
+    cheap = await site.pool("A100-SXM-40", pricePerGPUHour="0.90")
+    dear = await site.pool("H100-SXM-80", pricePerGPUHour="9.90")
+    await site.cluster.create(automatic(site, pools=(cheap, dear)))
+    found = await site.settled()
+
+    status = found["status"]
+    assert placed(found)["pool"] == cheap
+    assert [group["spec"]["allocation"]["pool"] for group in await site.groups()] == [cheap] * placed(found)["groups"]
+    assert status["candidates"][0]["chosen"]
+    assert {each["allocations"][0]["pool"] for each in status["candidates"]} == {cheap, dear}
+    assert status["placement"]["predicted"]["ttftP95"].endswith("ms")
+    assert status["summary"]["placement"].startswith(f"{cheap} bf16 tp")
+
+
+async def test_prices_of_real_objects_decide_where_the_next_deployment_lands(site: Site, berth: RunningBerth) -> None:
+    a = await site.pool("A100-SXM-40", pricePerGPUHour="0.90")
+    b = await site.pool("H100-SXM-80", pricePerGPUHour="9.90")
+    await site.cluster.create(automatic(site, "first", pools=(a, b)))
+    assert placed(await site.settled("first"))["pool"] == a
+
+    await site.cluster.patch("gpupools", a, None, {"spec": {"pricePerGPUHour": "20"}})
+    await site.cluster.create(automatic(site, "second", pools=(a, b)))
+
+    assert placed(await site.settled("second"))["pool"] == b
+    assert placed(await site.settled("first"))["pool"] == a, "what is placed does not follow prices"
+
+
+async def test_capacity_of_real_nodes_decides_too(site: Site, berth: RunningBerth) -> None:
+    small = await site.pool("A100-SXM-40", nodes=1, gpus=1, pricePerGPUHour="0.90")
+    large = await site.pool("H100-SXM-80", pricePerGPUHour="9.90")
+    await site.cluster.create(automatic(site, "first", pools=(small, large)))
+    assert placed(await site.settled("first"))["pool"] == small
+
+    await site.cluster.create(automatic(site, "second", pools=(small, large)))
+    second = await site.settled("second")
+
+    assert placed(second)["pool"] == large
+    full = next(c for c in second["status"]["candidates"] if c["allocations"][0]["pool"] == small)
+    assert "none fit now" in full["rejected"]
+
+
+async def test_without_capacity_it_waits_and_says_what_for(site: Site, berth: RunningBerth) -> None:
+    pool = await site.pool("A100-SXM-40", nodes=1, gpus=1)
+    await site.cluster.create(automatic(site, "first", pools=(pool,)))
+    await site.settled("first")
+    await site.cluster.create(automatic(site, "second", pools=(pool,)))
+
+    waiting = await site.until("Placed", "False", "second")
+    condition = next(c for c in waiting["status"]["conditions"] if c["type"] == "Placed")
+    assert condition["reason"] == "WaitingForCapacity"
+    assert condition["message"] == "needs 1 node x 1 GPU, none free"
+    await site.cluster.delete("llmdeployments", "first", site.namespace)
+    await site.settled("second")
+
+
+async def test_what_cannot_meet_its_objectives_is_not_placed_and_says_what_would_help(
+    site: Site, berth: RunningBerth
+) -> None:
+    pool = await site.pool("A100-SXM-40")
+    objectives = {"timePerOutputToken": {"p95": "2ms"}}
+    await site.cluster.create(automatic(site, pools=(pool,), objectives=objectives))
+
+    refused = await site.until("Placed", "False")
+    condition = next(c for c in refused["status"]["conditions"] if c["type"] == "Placed")
+    assert condition["reason"] == "SLOInfeasible"
+    assert "TPOT p95" in condition["message"]
+    assert "relax objectives.timePerOutputToken.p95" in condition["message"]
+    assert await site.groups() == []
+    assert all(candidate["rejected"] for candidate in refused["status"]["candidates"])
+
+    await site.patch({"spec": {"objectives": {"timePerOutputToken": {"p95": "50ms"}}}})
+    await site.settled()
+
+
+async def test_a_wiped_status_adopts_what_runs(site: Site, kubeconfig: Path) -> None:
+    a = await site.pool("A100-SXM-40", pricePerGPUHour="0.90")
+    b = await site.pool("H100-SXM-80", pricePerGPUHour="9.90")
+    async with running_berth(kubeconfig, site.namespace):
+        await site.cluster.create(automatic(site, pools=(a, b)))
+        before = await site.settled()
+    pods = {pod["metadata"]["uid"] for pod in await site.pods()}
+    await site.cluster.patch("gpupools", a, None, {"spec": {"pricePerGPUHour": "20"}})
+    await site.cluster.patch("llmdeployments", "llama", site.namespace, {"status": None}, subresource="status")
+    assert "placement" not in (await site.get()).get("status", {})
+
+    async with running_berth(kubeconfig, site.namespace):
+        after = await site.settled()
+    assert placed(after) == placed(before)
+    assert {pod["metadata"]["uid"] for pod in await site.pods()} == pods
+
+
+async def test_a_new_spec_is_planned_anew_unless_moves_are_off(site: Site, berth: RunningBerth) -> None:
+    a = await site.pool("A100-SXM-40", pricePerGPUHour="0.90")
+    b = await site.pool("H100-SXM-80", pricePerGPUHour="9.90")
+    for name, mode in (("follows", "Auto"), ("stays", "Advise")):
+        placement = {"mode": "Auto", "pools": [a, b], "moves": {"mode": mode}}
+        await site.cluster.create(automatic(site, name, placement=placement))
+        assert placed(await site.settled(name))["pool"] == a
+    for name in ("follows", "stays"):
+        await site.patch({"spec": {"objectives": {"prefer": "Latency"}}}, name)
+
+    async def moved() -> bool:
+        return placed(await site.get("follows"))["pool"] == b
+
+    await eventually(moved)
+    stays = await site.until("PlacementOutdated", "True", "stays")
+    assert placed(stays)["pool"] == a
+    condition = next(c for c in stays["status"]["conditions"] if c["type"] == "PlacementOutdated")
+    assert condition["reason"] == "BetterPlacement"
+    assert b in condition["message"]
