@@ -1,0 +1,207 @@
+"""Installing, upgrading, rolling back and removing Berth with the real helm on a real control plane.
+
+Simulated kubelets start the operator's pods, so that helm can wait for them; no program runs in them. Workloads are
+made by Berth itself, in this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from berth.local.kwok import gpu_node
+from tests.integration.chart.helm import CHART, Helm, Manifest
+from tests.integration.controller.conftest import Site
+from tests.support.berth import running_berth
+from tests.support.cluster import CRDS, Cluster, eventually
+
+RELEASED_CRDS = Path(__file__).parents[2] / "data" / "released" / "v0.1.0"
+INSTALL = Path(__file__).parents[3] / "manifests" / "install.yaml"
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+LLM_DEPLOYMENTS = "llmdeployments.berth.dev"
+FIRST_VERSION = "0.0.1"
+
+
+@pytest.fixture
+async def home(cluster: Cluster) -> AsyncIterator[str]:
+    """Where the operator lives: a namespace that admits restricted pods only."""
+    async with cluster.namespace(f"home-{secrets.token_hex(3)}", labels=RESTRICTED) as name:
+        yield name
+
+
+@pytest.fixture
+def first_chart(tmp_path: Path) -> Path:
+    """An earlier chart: the CRDs of the first release, and another operator image."""
+    folder = tmp_path / "first"
+    shutil.copytree(CHART, folder)
+    shutil.copytree(RELEASED_CRDS, folder / "files" / "crds", dirs_exist_ok=True)
+    metadata = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    (folder / "Chart.yaml").write_text(
+        yaml.safe_dump(metadata | {"version": FIRST_VERSION, "appVersion": FIRST_VERSION})
+    )
+    return folder
+
+
+async def without_crds(cluster: Cluster) -> None:
+    """A cluster that has never heard of Berth."""
+    for each in await cluster.list("customresourcedefinitions"):
+        await cluster.delete("customresourcedefinitions", each["metadata"]["name"])
+
+    async def gone() -> bool:
+        return not await cluster.list("customresourcedefinitions")
+
+    await eventually(gone)
+
+
+async def litter(cluster: Cluster, site: Site, home: str) -> None:
+    """A ConfigMap whose owner, an LLMDeployment, is gone: it disappears once the garbage collector knows the kind."""
+    owner = site.deployment("nowhere", "litter")
+    owner["metadata"]["namespace"] = home
+    created = await cluster.create(owner)
+    reference = {key: created[key] for key in ("apiVersion", "kind")}
+    reference |= {key: created["metadata"][key] for key in ("name", "uid")}
+    metadata = {"name": "litter", "namespace": home, "ownerReferences": [reference]}
+    await cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+    await cluster.delete("llmdeployments", "litter", home)
+
+
+async def serve(site: Site, kubeconfig: Path) -> dict[str, str]:
+    """UIDs by name of the pods of a settled deployment, after Berth has looked at it once more."""
+    generation = (await site.get())["metadata"]["generation"]
+    async with running_berth(kubeconfig, site.namespace):
+        await site.patch({"spec": {"update": {"deadline": f"{20 + generation}m"}}})
+        await site.settled()
+    return {each["metadata"]["name"]: each["metadata"]["uid"] for each in await site.pods()}
+
+
+async def operator(cluster: Cluster, home: str) -> Manifest:
+    """The operator's container."""
+    deployment = await cluster.get("deployments", "berth", home)
+    assert deployment["status"]["availableReplicas"] == 2
+    container: Manifest = deployment["spec"]["template"]["spec"]["containers"][0]
+    return container
+
+
+async def crd(cluster: Cluster) -> Manifest:
+    return await cluster.get("customresourcedefinitions", LLM_DEPLOYMENTS)
+
+
+def schema_in(folder: Path, found: Manifest) -> bool:
+    """Whether the cluster serves the schema of `folder`."""
+    wanted = yaml.safe_load((folder / "berth.dev_llmdeployments.yaml").read_text())
+    return bool(found["spec"]["versions"][0]["schema"] == wanted["spec"]["versions"][0]["schema"])
+
+
+@pytest.mark.slow
+async def test_the_life_of_an_installation(
+    helm: Helm, cluster: Cluster, home: str, site: Site, kubeconfig: Path, first_chart: Path
+) -> None:
+    await without_crds(cluster)
+    release = ("berth", "--namespace", home)
+    waiting = ("--wait", "--timeout", "60s")
+
+    values = {"settings": {"workers": 8}}
+    for index in range(2):
+        await cluster.create(gpu_node(f"{home}-{index}", product="NVIDIA-H100-80GB-HBM3"))
+    await helm("install", "berth", first_chart, *release[1:], *waiting, values=values)
+    assert (await operator(cluster, home))["image"] == f"berth-operator:{FIRST_VERSION}"
+    assert schema_in(RELEASED_CRDS, await crd(cluster))
+    await litter(cluster, site, home)
+    hosts = {pod["spec"]["nodeName"] for pod in await cluster.list("pods", home)}
+    assert len(hosts) == 2, "the replicas stand on different nodes"
+
+    await site.cluster.create(site.deployment(await site.pool()))
+    serving = await serve(site, kubeconfig)
+    assert len(serving) == 2
+
+    notes = await helm("upgrade", "berth", CHART, *release[1:], *waiting, "--reset-then-reuse-values")
+    assert "kubectl get llmd" in notes
+    container = await operator(cluster, home)
+    assert container["image"] != f"berth-operator:{FIRST_VERSION}"
+    assert {"name": "BERTH_WORKERS", "value": "8"} in container["env"], "values are kept"
+    assert schema_in(CRDS, await crd(cluster)), "CRDs are upgraded with the chart"
+    assert await serve(site, kubeconfig) == serving, "no workload pod was restarted"
+
+    await asyncio.gather(helm("test", *release), pass_the_test(cluster, home))
+
+    await helm("rollback", *release, *waiting)
+    assert schema_in(RELEASED_CRDS, await crd(cluster))
+    assert await serve(site, kubeconfig) == serving
+
+    await helm("uninstall", *release, *waiting)
+    assert await cluster.list("deployments", home) == []
+    assert await serve(site, kubeconfig) == serving, "what is served goes on without the operator's installation"
+
+    await helm("install", "berth", CHART, *release[1:], *waiting, values={"crds": {"keep": False}})
+    assert await serve(site, kubeconfig) == serving, "installed again, it finds them"
+
+    async def swept() -> bool:
+        return await cluster.find("configmaps", "litter", home) is None
+
+    await eventually(swept, timeout=60)  # the garbage collector learns of new kinds every 30 s
+    await helm("uninstall", *release, *waiting)
+    assert await cluster.find("customresourcedefinitions", LLM_DEPLOYMENTS) is None
+
+    async def gone() -> bool:
+        assert not (left := await site.pods()), left
+        return True
+
+    await eventually(gone)
+
+
+async def pass_the_test(cluster: Cluster, home: str) -> None:
+    """As the kubelet would once the test's program has ended well."""
+    pod = await eventually(lambda: cluster.find("pods", "berth-test", home))
+    await cluster.patch("pods", "berth-test", home, {"status": {"phase": "Succeeded"}}, subresource="status")
+    assert pod["spec"]["containers"][0]["args"][1] == f"http://berth-metrics.{home}:8080/readyz"
+
+
+async def test_the_plain_manifest_is_clean(helm: Helm, cluster: Cluster) -> None:
+    """A dry run needs the namespace, since it makes none for what comes after it."""
+    namespace = yaml.safe_load(INSTALL.read_text().split("---\n")[1])
+    await cluster.apply(namespace)
+    said = await helm.apply("apply", "--server-side", "--dry-run=server", "-f", INSTALL)
+    assert len(said.splitlines()) == INSTALL.read_text().count("\nkind: ")
+    assert all(line.endswith("serverside-applied (server dry run)") for line in said.splitlines()), said
+    said = await helm.apply("apply", "--dry-run=server", "-f", INSTALL)
+    assert "annotation" not in said, "every object fits into the annotation of a client-side apply"
+    await cluster.delete("namespaces", namespace["metadata"]["name"])
+
+
+async def test_people_get_rights_with_the_roles_they_have(
+    helm: Helm, cluster: Cluster, home: str, namespace: str
+) -> None:
+    for role in await helm.template("--namespace", home):
+        if role["kind"] == "ClusterRole":
+            await cluster.apply(role)
+    for person in ("view", "edit"):
+        await cluster.create(
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "RoleBinding",
+                "metadata": {"name": person, "namespace": namespace},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": person},
+                "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": person}],
+            }
+        )
+
+    async def may(person: str, verb: str, resource: str, subresource: str = "") -> bool:
+        attributes = {"verb": verb, "group": "berth.dev", "resource": resource, "namespace": namespace}
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {}}
+        spec = {"user": person, "resourceAttributes": {**attributes, "subresource": subresource}}
+        return bool((await cluster.create({**review, "spec": spec}))["status"]["allowed"])
+
+    await eventually(lambda: may("view", "get", "llmdeployments"))
+    await eventually(lambda: may("edit", "create", "llmdeployments"))
+    assert await may("view", "watch", "replicagroups")
+    assert await may("edit", "patch", "llmdeployments", "scale")
+    assert not await may("view", "create", "llmdeployments")
+    assert not await may("edit", "patch", "llmdeployments", "status")
+    assert not await may("edit", "create", "replicagroups")
+    assert not await may("edit", "patch", "gpupools")

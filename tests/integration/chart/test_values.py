@@ -1,0 +1,102 @@
+"""Values: bad ones are refused in words, good ones become what the operator and the API server accept."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from berth.settings import Settings
+from tests.integration.chart.helm import CHART, Helm, Manifest, Refused
+from tests.support.cluster import Cluster
+
+EVERYTHING: Manifest = {
+    "replicas": 3,
+    "image": {"repository": "registry.example:5000/berth", "digest": f"sha256:{'0' * 64}", "pullPolicy": "Always"},
+    "imagePullSecrets": [{"name": "pull"}],
+    "watchNamespace": "models",
+    "serviceAccount": {"name": "operator", "annotations": {"example.com/role": "berth"}},
+    "verbose": True,
+    "podAnnotations": {"example.com/team": "serving"},
+    "podLabels": {"example.com/team": "serving"},
+    "nodeSelector": {"kubernetes.io/os": "linux"},
+    "tolerations": [{"key": "infra", "operator": "Exists"}],
+    "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+    "priorityClassName": "system-cluster-critical",
+    "metrics": {"monitor": "PodMonitor", "labels": {"release": "prometheus"}},
+    "networkPolicy": {
+        "enabled": True,
+        "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+    },
+}
+MONITORS = [f"--api-versions=monitoring.coreos.com/v1/{kind}" for kind in ("PodMonitor", "ServiceMonitor")]
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"replica": 2}, "'replica' not allowed"),
+        ({"replicas": 0}, "/replicas.*minimum"),
+        ({"replicas": "two"}, "/replicas.*want integer"),
+        ({"image": {"repository": "berth:latest"}}, "/image/repository.*pattern"),
+        ({"image": {"digest": "sha256:short"}}, "/image/digest.*pattern"),
+        ({"imagePullSecrets": ["pull"]}, "/imagePullSecrets/0.*want object"),
+        ({"crds": {"enabled": True, "keeep": False}}, "'keeep' not allowed"),
+        ({"settings": {"worker": 3}}, "'worker' not allowed"),
+        ({"settings": {"workers": 0}}, "/settings/workers.*minimum"),
+        ({"settings": {"workers": 1.5}}, "/settings/workers.*want integer"),
+        ({"settings": {"leaseName": "mine"}}, "'leaseName' not allowed"),
+        ({"watchNamespace": "Models"}, "/watchNamespace.*pattern"),
+        ({"resources": {"limit": {}}}, "'limit' not allowed"),
+        ({"resources": {"limits": {"memory": "plenty"}}}, "/resources/limits/memory.*pattern"),
+        ({"metrics": {"monitor": "Yes"}}, "/metrics/monitor.*must be one of"),
+        ({"networkPolicy": {"metricsFrom": [{}]}}, "/networkPolicy/metricsFrom/0.*minProperties"),
+        ({"tolerations": {}}, "/tolerations.*want array"),
+    ],
+    ids=json.dumps,
+)
+async def test_bad_values_are_refused(helm: Helm, values: Manifest, complaint: str) -> None:
+    with pytest.raises(Refused, match=f"(?s){complaint}"):
+        await helm.template(values=values)
+
+
+@pytest.mark.parametrize("bound", ["minimum", "maximum"])
+async def test_each_setting_reaches_the_operator(helm: Helm, bound: str) -> None:
+    known = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]["properties"]
+    wanted = {name: about[bound] for name, about in known.items()}
+    rendered = await helm.template("--namespace", "home", values={"settings": wanted, "watchNamespace": "models"})
+    settings = Settings.from_environment(environment(rendered))
+    assert settings.namespace == "models"
+    assert settings.lease_name == "berth"
+    assert settings.listen_address == ("0.0.0.0", 8080)
+    found = {name: getattr(settings, "".join(f"_{c.lower()}" if c.isupper() else c for c in name)) for name in wanted}
+    assert found == wanted
+
+
+def environment(rendered: list[Manifest]) -> dict[str, str]:
+    """Of the operator's container."""
+    deployment = next(each for each in rendered if each["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return {each["name"]: each.get("value", "home") for each in container["env"]}
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
+async def test_the_api_server_accepts_what_is_rendered(
+    helm: Helm, cluster: Cluster, namespace: str, values: dict[str, Any]
+) -> None:
+    """Strictly: an unknown field is an error. Pods pass Pod Security `restricted` in the test of the installation."""
+    values = values | ({"watchNamespace": namespace} if "watchNamespace" in values else {})
+    rendered = await helm.template("--namespace", namespace, *MONITORS, values=values)
+    for manifest in rendered:
+        if manifest["apiVersion"].startswith("monitoring.coreos.com"):
+            assert manifest["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"] == "operator"
+        elif manifest["kind"] != "CustomResourceDefinition":
+            await cluster.create(manifest, dry_run=True)
+
+
+async def test_without_a_prometheus_operator_no_monitor_is_rendered(helm: Helm) -> None:
+    for monitor in ("ServiceMonitor", "PodMonitor"):
+        values = {"metrics": {"monitor": monitor}}
+        assert monitor not in {each["kind"] for each in await helm.template(values=values)}
+        assert monitor in {each["kind"] for each in await helm.template(*MONITORS, values=values)}
