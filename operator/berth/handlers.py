@@ -43,7 +43,9 @@ async def watch_deployments(
 
     async def watch() -> None:
         scope = {"namespaces": (namespace,)} if namespace else {"clusterwide": True}
-        await kopf.operator(registry=registry, standalone=True, stop_flag=stop, **scope)
+        # kopf would make up an identity from the user's name, which a container's user does not have.
+        name: Any = "berth"
+        await kopf.operator(registry=registry, standalone=True, identity=name, stop_flag=stop, **scope)
         for _ in range(CLOSING_TURNS):
             await asyncio.sleep(0)
 
