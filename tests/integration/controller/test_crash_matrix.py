@@ -55,23 +55,34 @@ async def own_site(cluster: Cluster) -> AsyncIterator[Site]:
                 await cluster.delete(kind, each["metadata"]["name"])
 
 
-async def berth_behind(proxy: FaultProxy, kubeconfig: Path, folder: Path, namespace: str) -> RunningBerth:
-    """An operator whose every request passes the proxy."""
+@asynccontextmanager
+async def berth_behind(
+    proxy: FaultProxy, kubeconfig: Path, folder: Path, namespace: str
+) -> AsyncIterator[RunningBerth]:
+    """An operator whose every request passes the proxy; gone at the end, whatever happened."""
     config = yaml.safe_load(kubeconfig.read_text())
     config["clusters"][0]["cluster"]["server"] = proxy.url
     path = folder / f"{secrets.token_hex(4)}.kubeconfig"
     path.write_text(yaml.safe_dump(config))
     lease = {"lease_duration": 15.0, "lease_renew_deadline": 10.0}  # many run at once, and no Lease is waited for
-    return await start_berth(path, namespace, **lease)
+    berth = await start_berth(path, namespace, **lease)
+    try:
+        yield berth
+    finally:
+        await berth.kill()
 
 
 async def run(
     sequence: WriteSequence, kill_after: int | None, control_plane: ControlPlane, cluster: Cluster, folder: Path
 ) -> Ending:
     """One run of a sequence; with `kill_after`, Berth dies after that write of it and another takes over."""
-    async with own_site(cluster) as site, FaultProxy(control_plane, counted=counted) as proxy:
+    kubeconfig = control_plane.kubeconfig
+    async with (
+        own_site(cluster) as site,
+        FaultProxy(control_plane, counted=counted) as proxy,
+        berth_behind(proxy, kubeconfig, folder, site.namespace) as berth,
+    ):
         pool = await site.pool()
-        berth = await berth_behind(proxy, control_plane.kubeconfig, folder, site.namespace)
         await sequence.prepare(site, pool)
         before = sum(map(counted, proxy.writes))
         died = asyncio.Event()
@@ -84,19 +95,21 @@ async def run(
 
             proxy.after_write(before + kill_after, kill, lose_reply=True)
         await sequence.act(site, pool)
-        if kill_after is None:
-            await sequence.finished(site, pool)
-            await berth.stop()
-            return await ending(site, proxy.writes, before)
         finished = asyncio.create_task(sequence.finished(site, pool))
         await asyncio.wait([finished, asyncio.create_task(died.wait())], return_when=asyncio.FIRST_COMPLETED)
+        if kill_after is None or not died.is_set():  # passes coalesce: this run may take fewer writes than the first
+            await finished
+            await berth.stop()
+            return await ending(site, proxy.writes, before)
         finished.cancel()
         await asyncio.gather(berth.task, finished, return_exceptions=True)
         await cluster.delete("leases", "berth-operator", site.namespace)
         if kill_after % 2:
             await wipe_status(site)
-        async with FaultProxy(control_plane, counted=counted) as second:
-            successor = await berth_behind(second, control_plane.kubeconfig, folder, site.namespace)
+        async with (
+            FaultProxy(control_plane, counted=counted) as second,
+            berth_behind(second, kubeconfig, folder, site.namespace) as successor,
+        ):
             await sequence.finished(site, pool)
             await successor.stop()
             return await ending(site, [*proxy.writes, *second.writes], before)
