@@ -201,10 +201,11 @@ class Container:
         }
 
     def _child(self, words: Sequence[str], log: Path, prefix: Sequence[str]) -> ChildProcess:
+        wanted = self._manifest.get("workingDir")
         return ChildProcess(
             self.name,
             [*prefix, *(self._paths.rewrite(word) for word in words)],
-            directory=Path(self._paths.rewrite(self._manifest.get("workingDir") or str(self._folder))),
+            directory=Path(self._paths.rewrite(wanted)) if wanted else self._folder,
             log=log,
             environment=self._environment,
         )
