@@ -23,8 +23,8 @@ from typing import Any, Final
 from berth.errors import BerthError
 from berth.local import binaries, control, triton_env
 from berth.local.config import CONFIG, Config
+from berth.local.control import KEEP
 from berth.local.controlplane import PROGRAMS
-from berth.local.supervisor import KEEP
 
 Report = Callable[[str], None]
 

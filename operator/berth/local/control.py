@@ -18,6 +18,8 @@ from typing import Any, Final
 from berth.errors import BerthError
 
 SOCKET: Final = "control.sock"
+KEEP: Final = b"k"
+"""What a starter writes to the supervisor's standard input, so that the cluster outlives it."""
 ANSWER_SECONDS: Final = 30.0
 
 Handler = Callable[[dict[str, Any]], Awaitable[Any]]

@@ -47,7 +47,6 @@ from berth.local.services import ServiceProxies
 
 _log = logging.getLogger(__name__)
 
-KEEP: Final = b"k"
 NODE_SILENCE: Final = 12
 """Seconds after which a silent node is called so; Kubernetes' default of 50 makes for long demonstrations."""
 RESTART_PAUSE: Final = 1.0
@@ -97,9 +96,10 @@ class Supervisor:
             await _install_crds(client)
             stack.push_async_callback(self._cancel_tasks)
             self._route(client)
+            self._start_operator()
             await self._start_nodes(api, client, memory)
             await self._make_pools(client)
-            await self._start_operator()
+            await self._operator_ready()
             await stack.enter_async_context(control.serve(self.folder, self._handle))
             self._say("", ready=True)
             await self._until_stopped()
@@ -192,7 +192,8 @@ class Supervisor:
         each = [f"{pool.manifest['metadata']['name']} ({pool.manifest['spec']['gpu']})" for pool in found]
         self._say(f"pools: {', '.join(each)}")
 
-    async def _start_operator(self) -> None:
+    def _start_operator(self) -> None:
+        """Early, since it takes seconds to load."""
         if not self.config.operator:
             return
         environment = {
@@ -209,8 +210,13 @@ class Supervisor:
             environment=environment,
         )
         self._operator.start()
+
+    async def _operator_ready(self) -> None:
+        if self._operator is None:
+            return
+        page = f"http://{self._network.control}:{OPERATOR_PORT}/readyz"
         deadline = time.monotonic() + START_LIMIT
-        while not await asyncio.to_thread(_answers, f"http://{environment['BERTH_LISTEN']}/readyz"):
+        while not await asyncio.to_thread(_answers, page):
             if not self._operator.running:
                 raise self._operator.failure("ended before it was ready")
             if time.monotonic() > deadline:
@@ -399,7 +405,7 @@ def _lifeline(stop: asyncio.Event) -> Iterator[None]:
 
     def heard() -> None:
         loop.remove_reader(0)
-        if os.read(0, 1) != KEEP:
+        if os.read(0, 1) != control.KEEP:
             stop.set()
 
     loop.add_reader(0, heard)
