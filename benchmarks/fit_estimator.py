@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from berth.estimator import coefficients as packaged
-from berth.estimator.coefficients import LEVELS, FittedCoefficients, condition
+from berth.estimator.coefficients import LEVELS, FittedCoefficients, condition, hiding
 from berth.estimator.predict import Cases, closed_form
 from berth.estimator.published import ALL_REDUCE, Measurement, Unsupported, measurement
 from berth.estimator.rows import error_class, predict_measurements
@@ -74,6 +74,7 @@ SPREADS = {
     ("compute", "generation"): 0.12,
     ("all_reduce", "link"): 0.2,
     ("all_reduce_wait", "generation"): 0.5,
+    ("layer_overhead", "style"): 1.0,
     ("layer_overhead", "generation"): 0.5,
     ("step_overhead", "generation"): 1.0,
     ("sequence_overhead", "generation"): 0.5,
@@ -138,6 +139,7 @@ class Problem:
         self.cases = Cases(self.measurements)
         self.observed = np.log(data.values[self.index])
         self.conditions = [condition_of(m) for m in self.measurements]
+        self.hiding = np.array([hiding(c) for c in self.conditions])
         self.parameters: list[tuple[str, str, str]] = []
         columns, start, spread = [], [], []
         for name, (prior, sigma) in PRIORS.items():
@@ -165,7 +167,7 @@ class Problem:
         for i, name in enumerate(PRIORS):
             own = self.coefficient == i
             values[name] = np.exp(self.design[:, own] @ x[own])
-        return Coefficients(**values)
+        return Coefficients(**values, hiding=self.hiding)
 
     def residuals(self, c: Coefficients) -> Floats:
         result: Floats = np.log(self.cases.predict(c, whole=False)) - self.observed

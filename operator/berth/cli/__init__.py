@@ -5,8 +5,11 @@ from __future__ import annotations
 import click
 
 from berth.cli.crd import crd
+from berth.cli.estimate import estimate
 from berth.cli.local import local
+from berth.cli.model import model
 from berth.cli.operator import operator
+from berth.cli.plan import plan
 from berth.cli.pools import pools
 from berth.cli.traffic import traffic
 
@@ -17,7 +20,10 @@ def main() -> None:
 
 
 main.add_command(crd)
+main.add_command(estimate)
 main.add_command(local)
+main.add_command(model)
 main.add_command(operator)
+main.add_command(plan)
 main.add_command(pools)
 main.add_command(traffic)

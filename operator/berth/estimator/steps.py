@@ -14,7 +14,7 @@ are seconds, and every argument broadcasts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,6 +49,8 @@ class Coefficients:
     all_reduce_wait: Numbers
     """Seconds per all-reduce and doubling of the group: GPUs wait for the slowest."""
     layer_overhead: Numbers
+    hiding: Numbers
+    """Exponent of the smooth maximum of launches and GPU work: 1 adds them up, large hides the shorter."""
     step_overhead: Numbers
     sequence_overhead: Numbers
     """Seconds per iteration and decoding request: sampling, scheduling, detokenizing."""
@@ -73,18 +75,16 @@ class StepParts:
     activations: Numbers
     all_reduce: Numbers
     overhead: Numbers
+    """Launches as far as they are not hidden, and host work."""
+
+    @property
+    def work(self) -> Numbers:
+        """What the GPU is busy with."""
+        return self.matrices + self.head + self.kv_cache + self.attention + self.activations + self.all_reduce
 
     @property
     def total(self) -> Numbers:
-        return (
-            self.matrices
-            + self.head
-            + self.kv_cache
-            + self.attention
-            + self.activations
-            + self.all_reduce
-            + self.overhead
-        )
+        return self.work + self.overhead
 
 
 def step_parts(
@@ -122,7 +122,7 @@ def step_parts(
     wait = c.all_reduce_wait * np.log2(copy.tensor_parallel)
     one_all_reduce = c.all_reduce * all_reduce_time(copy.all_reduce, np.asarray(2 * tokens * copy.hidden)) + wait
     hop = np.where(stages > 1, stages * 2 * tokens * copy.hidden / copy.link_bandwidth, 0.0)
-    return StepParts(
+    parts = StepParts(
         weights=weights,
         compute=compute,
         matrices=smooth_maximum(weights, compute, c.softness),
@@ -131,8 +131,11 @@ def step_parts(
         attention=4 * pairs / micro * layers * copy.query_width / attention_flops,
         activations=2 * tokens * layers * state / copy.bandwidth,
         all_reduce=layers * copy.all_reduces * one_all_reduce + hop,
-        overhead=layers * c.layer_overhead + stages * c.step_overhead + c.sequence_overhead * decodes / micro * stages,
+        overhead=0.0,
     )
+    launches = smooth_maximum(parts.work, layers * c.layer_overhead, c.hiding) - parts.work
+    host = stages * (c.step_overhead + c.sequence_overhead * decodes / micro)
+    return replace(parts, overhead=launches + host)
 
 
 def smooth_maximum(a: Numbers, b: Numbers, softness: Numbers) -> Numbers:
