@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,14 +60,39 @@ class RunningBerth:
         self.app.stop.set()
         await self.task
 
+    def writes(self) -> int:
+        """Requests so far that could have changed something, Leases and Events left out."""
+        found = 0.0
+        for metric in self.app.metrics.registry.collect():
+            for sample in metric.samples:
+                reads = sample.labels.get("verb") in ("get", "list", "watch")
+                if sample.name == "berth_api_requests_total" and not reads:
+                    found += 0 if sample.labels["kind"] in ("Lease", "Event") else sample.value
+        return int(found)
+
     async def kill(self) -> None:
         """As SIGKILL does, as far as the cluster can tell: nothing more is written."""
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
 
 
+@dataclass
+class Clock:
+    """Time of day that a test can move forward, for what Berth only does after minutes."""
+
+    ahead: float = 0.0
+    """Seconds."""
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
 async def start_berth(
-    kubeconfig: Path, namespace: str, leaders: ScriptedLeaders | None = None, **settings: object
+    kubeconfig: Path,
+    namespace: str,
+    leaders: ScriptedLeaders | None = None,
+    time_of_day: Callable[[], float] = time.time,
+    **settings: object,
 ) -> RunningBerth:
     """An operator for one namespace that leads when this returns."""
     leaders = leaders or ScriptedLeaders()
@@ -80,7 +106,7 @@ async def start_berth(
         "listen": f"127.0.0.1:{free_port()}",
         "canary_interval": 0.5,
     }
-    app = App(Settings(**{**options, **settings}), prober=leaders)  # type: ignore[arg-type]
+    app = App(Settings(**{**options, **settings}), prober=leaders, time_of_day=time_of_day)  # type: ignore[arg-type]
     task = asyncio.create_task(app.run())
     ready = asyncio.create_task(app.ready.wait())
     await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED, timeout=60)
@@ -93,10 +119,14 @@ async def start_berth(
 
 @asynccontextmanager
 async def running_berth(
-    kubeconfig: Path, namespace: str, leaders: ScriptedLeaders | None = None, **settings: object
+    kubeconfig: Path,
+    namespace: str,
+    leaders: ScriptedLeaders | None = None,
+    time_of_day: Callable[[], float] = time.time,
+    **settings: object,
 ) -> AsyncIterator[RunningBerth]:
     """Like `start_berth`, and stopped at the end; a Berth that ended in an error by itself fails the test."""
-    berth = await start_berth(kubeconfig, namespace, leaders, **settings)
+    berth = await start_berth(kubeconfig, namespace, leaders, time_of_day, **settings)
     try:
         yield berth
     finally:

@@ -204,7 +204,8 @@ def _progress(group: Group, answer: Answer | None, now: float) -> Judgement:
 
 def _unbound(group: Group, unbound: Sequence[Member], now: float) -> Judgement:
     """Time alone proves nothing: only a pod that the scheduler refused has lost its planned node to somebody."""
-    left = max(member.created_at for member in group.members) + BIND_TIMEOUT_SECONDS - now
+    since = group.waiting_since if group.waiting_since is not None else now
+    left = since + BIND_TIMEOUT_SECONDS - now
     refused = next((member for member in unbound if member.unschedulable), None)
     if group.planned_nodes and refused is not None and left <= 0:
         message = f"{refused.name} was not bound to its planned node: {refused.unschedulable}"

@@ -13,6 +13,8 @@ from typing import Any
 from berth import labels
 from berth.api.llmdeployment import LLMDeployment
 from berth.api.replicagroup import GroupAllocation
+from berth.core.conditions import READY
+from berth.core.timestamps import unix_seconds
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,13 @@ class Group:
     def recorded_evidence(self) -> Mapping[str, Any]:
         """Why it failed, as recorded; empty while nothing was."""
         return self.recorded.get("evidence") or {}
+
+    @property
+    def waiting_since(self) -> float | None:
+        """Since when it does not serve, by Berth's own clock; None before that was recorded, or while it serves."""
+        conditions = self.recorded.get("conditions") or ()
+        ready: Mapping[str, Any] = next((each for each in conditions if each.get("type") == READY), {})
+        return unix_seconds(ready.get("lastTransitionTime")) if ready.get("status") == "False" else None
 
     @property
     def leader(self) -> Member | None:

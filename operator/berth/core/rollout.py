@@ -110,12 +110,13 @@ def plan_rollout(
     for slot in missing:
         blocked = blocked or shortages.get(slot)
     started = _unproven_updates(alive, serving, policy) if outdated and policy.changes_allowed else []
-    delays = [group.created_at + policy.deadline - now for group in started]
+    left = {group.name: (group.waiting_since or now) + policy.deadline - now for group in started}
+    delays = [*left.values()]
     delays += [setback.delay for setback in waiting if setback.holds]
     return Rollout(
         tuple(create),
         tuple(retire),
-        tuple(group for group in started if group.created_at + policy.deadline <= now),
+        tuple(group for group in started if left[group.name] <= 0),
         blocked,
         "; ".join(setback.words for setback in waiting if setback.words),
         min((delay for delay in delays if delay > 0), default=None),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,28 @@ from typing import Any
 import pytest
 
 from berth.local.kwok import Kwok, gpu_node
-from tests.support.berth import RunningBerth, ScriptedLeaders, running_berth
+from tests.support.berth import Clock, RunningBerth, ScriptedLeaders, running_berth
 from tests.support.cluster import Cluster, eventually
 
 POOL_LABEL = "tests.berth.dev/pool"
 PRODUCTS = {"H100-SXM-80": "NVIDIA-H100-80GB-HBM3", "A100-SXM-40": "NVIDIA-A100-SXM4-40GB"}
+
+
+@dataclass
+class Change:
+    """One event of a watch."""
+
+    type: str
+    object: dict[str, Any]
+
+    @property
+    def version(self) -> int:
+        """One counter for all kinds: the order in which the server took the writes."""
+        return int(self.object["metadata"]["resourceVersion"])
+
+    @property
+    def name(self) -> str:
+        return str(self.object["metadata"]["name"])
 
 
 @dataclass
@@ -30,10 +50,7 @@ class Site:
         """A pool of new nodes, alternating over zones a and b; returns its name."""
         name = f"{'h100' if 'H100' in gpu else 'a100'}-{self.tag}-{secrets.token_hex(2)}"
         for index in range(nodes):
-            zone = "ab"[index % 2]
-            await self.cluster.create(
-                gpu_node(f"{name}-{index}", product=PRODUCTS[gpu], gpus=gpus, zone=zone, labels={POOL_LABEL: name})
-            )
+            await self.node(name, index, gpu, gpus)
         await self.cluster.create(
             {
                 "apiVersion": "berth.dev/v1alpha1",
@@ -48,6 +65,14 @@ class Site:
                     **spec,
                 },
             }
+        )
+        return name
+
+    async def node(self, pool: str, index: int, gpu: str = "H100-SXM-80", gpus: int = 8) -> str:
+        """Another node of the pool; returns its name."""
+        name, zone = f"{pool}-{index}", "ab"[index % 2]
+        await self.cluster.create(
+            gpu_node(name, product=PRODUCTS[gpu], gpus=gpus, zone=zone, labels={POOL_LABEL: pool})
         )
         return name
 
@@ -73,11 +98,65 @@ class Site:
     async def get(self, name: str = "llama") -> dict[str, Any]:
         return await self.cluster.get("llmdeployments", name, self.namespace)
 
-    async def pods(self) -> list[dict[str, Any]]:
-        return await self.cluster.list("pods", self.namespace)
+    async def pods(self, name: str = "") -> list[dict[str, Any]]:
+        """All pods, or those made for one deployment, by name and not by labels."""
+        return [each for each in await self.cluster.list("pods", self.namespace) if _made_for(name, each)]
 
-    async def groups(self) -> list[dict[str, Any]]:
-        return await self.cluster.list("replicagroups", self.namespace)
+    async def groups(self, name: str = "") -> list[dict[str, Any]]:
+        return [each for each in await self.cluster.list("replicagroups", self.namespace) if _made_for(name, each)]
+
+    async def create(self, manifest: dict[str, Any], **spec: Any) -> dict[str, Any]:
+        """Create a deployment with these top-level fields of its spec changed."""
+        manifest["spec"] |= spec
+        return await self.cluster.create(manifest)
+
+    async def scale(self, groups: int, name: str = "llama") -> None:
+        found = await self.get(name)
+        placement = found["spec"]["placement"]
+        placement["fixed"]["allocations"][0]["groups"] = groups
+        await self.patch({"spec": {"placement": placement}}, name)
+
+    async def new_revision(self, value: str = "two", name: str = "llama", **spec: Any) -> dict[str, Any]:
+        """Edit the spec so that pods have to be replaced."""
+        return await self.patch({"spec": {"pod": {"env": [{"name": "REVISION", "value": value}]}, **spec}}, name)
+
+    async def serving(self, name: str = "llama") -> set[str]:
+        """Names of the pods of one deployment that may get requests."""
+        pods = await self.pods(name)
+        return {pod["metadata"]["name"] for pod in pods if pod["metadata"]["labels"].get("berth.dev/serving") == "true"}
+
+    async def condition(self, kind: str, name: str = "llama") -> dict[str, Any]:
+        """One condition of a deployment, empty if it has none such."""
+        conditions = (await self.get(name)).get("status", {}).get("conditions", ())
+        return next((each for each in conditions if each["type"] == kind), {})
+
+    async def events(self, name: str = "llama") -> list[dict[str, Any]]:
+        """What was told about a deployment, oldest first."""
+        events = await self.cluster.request("GET", f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events")
+        told: list[dict[str, Any]] = [each for each in events["items"] if each["regarding"].get("name") == name]
+        return sorted(told, key=lambda event: str(event["eventTime"]))
+
+    @asynccontextmanager
+    async def recording(self, *kinds: str) -> AsyncIterator[list[Change]]:
+        """Every change of these kinds in the namespace; complete and in the server's order when the block has ended."""
+        changes: list[Change] = []
+        version = (await self.cluster.request("GET", f"/api/v1/namespaces/{self.namespace}/pods"))["metadata"]
+
+        async def record(kind: str) -> None:
+            async with self.cluster.watch(kind, self.namespace, resource_version=version["resourceVersion"]) as events:
+                async for event in events:
+                    changes.append(Change(event["type"], event["object"]))  # noqa: PERF401 - seen while it grows
+
+        tasks = [asyncio.create_task(record(kind)) for kind in kinds]
+        try:
+            yield changes
+            await asyncio.sleep(0.2)  # what is on its way in the watches
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(isinstance(result, asyncio.CancelledError) for result in results), results
+            changes.sort(key=lambda change: change.version)
 
     async def patch(self, body: dict[str, Any], name: str = "llama") -> dict[str, Any]:
         return await self.cluster.patch("llmdeployments", name, self.namespace, body)
@@ -103,9 +182,19 @@ class Site:
         return await self.until("Progressing", "False", name=name, timeout=timeout)
 
 
-@pytest.fixture(scope="session")
+def _made_for(name: str, found: dict[str, Any]) -> bool:
+    """Names are `<deployment>-<5 hexadecimal digits>-g<group>-...`."""
+    return not name or re.fullmatch(f"{name}-[0-9a-f]{{5}}-g[0-9]+-.*", found["metadata"]["name"]) is not None
+
+
+@pytest.fixture
 def leaders() -> ScriptedLeaders:
     return ScriptedLeaders()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
@@ -120,7 +209,7 @@ async def site(cluster: Cluster, kwok: Kwok, namespace: str) -> AsyncIterator[Si
 
 
 @pytest.fixture
-async def berth(kubeconfig: Path, site: Site) -> AsyncIterator[RunningBerth]:
-    """An operator for the test's namespace."""
-    async with running_berth(kubeconfig, site.namespace) as running:
+async def berth(kubeconfig: Path, site: Site, leaders: ScriptedLeaders, clock: Clock) -> AsyncIterator[RunningBerth]:
+    """An operator for the test's namespace; its leaders say what `leaders` says, its time of day is `clock`."""
+    async with running_berth(kubeconfig, site.namespace, leaders, clock) as running:
         yield running
