@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from berth.local.kwok import gpu_node
-from tests.integration.chart.helm import CHART, Helm, Manifest
+from tests.integration.chart.helm import CHART, Helm, Manifest, Refused
 from tests.integration.controller.conftest import Site
 from tests.support.berth import running_berth
 from tests.support.cluster import CRDS, Cluster, eventually
@@ -163,6 +163,15 @@ async def pass_the_test(cluster: Cluster, home: str) -> None:
     pod = await eventually(lambda: cluster.find("pods", "berth-test", home))
     await cluster.patch("pods", "berth-test", home, {"status": {"phase": "Succeeded"}}, subresource="status")
     assert pod["spec"]["containers"][0]["args"][1] == f"http://berth-metrics.{home}:8080/readyz"
+
+
+async def test_crds_of_somebody_else_are_taken_over_only_on_demand(helm: Helm, cluster: Cluster, home: str) -> None:
+    await cluster.install_crds()
+    with pytest.raises(Refused, match="invalid ownership metadata"):
+        await helm("install", "berth", CHART, "--namespace", home)
+    await helm("install", "berth", CHART, "--namespace", home, "--take-ownership", "--force-conflicts")
+    assert (await crd(cluster))["metadata"]["annotations"]["meta.helm.sh/release-namespace"] == home
+    await helm("uninstall", "berth", "--namespace", home)
 
 
 async def test_the_plain_manifest_is_clean(helm: Helm, cluster: Cluster) -> None:
