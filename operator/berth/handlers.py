@@ -19,8 +19,8 @@ from berth import labels
 from berth.controller.world import Key, deployment_key
 
 MAX_BACKOFF_SECONDS = 30.0
-CLOSING_TURNS = 20
-"""Turns of the event loop in which aborted TLS connections close before the loop itself does."""
+CLOSING_SECONDS = 0.25
+"""TLS connections close in the background; aiohttp asks for this time before their event loop does."""
 
 
 class Backoffs:
@@ -46,8 +46,7 @@ async def watch_deployments(
         # kopf would make up an identity from the user's name, which a container's user does not have.
         name: Any = "berth"
         await kopf.operator(registry=registry, standalone=True, identity=name, stop_flag=stop, **scope)
-        for _ in range(CLOSING_TURNS):
-            await asyncio.sleep(0)
+        await asyncio.sleep(CLOSING_SECONDS)
 
     running = asyncio.ensure_future(asyncio.to_thread(lambda: asyncio.run(watch())))
     try:
