@@ -1,6 +1,6 @@
 """How far the estimator is off on sources that it was not fitted to, next to a plain roofline.
 
-    python benchmarks/bench_estimator.py [--data published_performance.csv] [--json OUT.json] [--runtimes]
+    python -m benchmarks.bench_estimator [--data published_performance.csv] [--json OUT.json] [--runtimes]
 
 Grouped cross-validation: every source is predicted by a fit that never saw a row of it (with --runtimes: no row of its
 runtime generation). Errors are medians of |predicted / published - 1| per source, averaged over sources, as a source
@@ -16,11 +16,12 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import second_opinion
-from fit_estimator import DATA, Data, Floats, Mask, cross_validate, error_quantiles, load
 
+from benchmarks import second_opinion
+from benchmarks.fit_estimator import DATA, Data, Floats, Mask, cross_validate, error_quantiles, load
 from berth.estimator.coefficients import FittedCoefficients
 from berth.estimator.memory import kv_tokens, requests_in_flight
 from berth.estimator.predict import MAX_BATCH_SIZE, MAX_NUM_TOKENS, copy_of
@@ -71,16 +72,16 @@ def main() -> None:
     estimators = {"berth": validated.predicted, "roofline": predict_measurements(data.measurements, ROOFLINE)}
     if second_opinion.available():
         estimators["aiconfigurator"] = second_opinions(data)
-    report = {name: figures(data, predicted) for name, predicted in estimators.items()}
+    report: dict[str, dict[str, Any]] = {name: figures(data, p) for name, p in estimators.items()}
     report["berth"]["covered"] = coverage(data, validated.predicted, error_quantiles(data, validated), validated.known)
     print(table(report))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def figures(data: Data, predicted: Floats) -> dict[str, dict[str, object]]:
+def figures(data: Data, predicted: Floats) -> dict[str, Any]:
     """Per figure and source: rows, median and 90th percentile of the error in per cent; and means over sources."""
-    result: dict[str, dict[str, object]] = {}
+    result: dict[str, Any] = {}
     for metric, name in FIGURES.items():
         chosen = (data.metrics == metric.split(",")[0]) & np.isfinite(predicted)
         adjusted = constant_taken_out(data, predicted) if "," in metric else predicted
@@ -132,7 +133,7 @@ def second_opinions(data: Data) -> Floats:
     return np.array(values)
 
 
-def table(report: Mapping[str, Mapping[str, object]]) -> str:
+def table(report: Mapping[str, Mapping[str, Any]]) -> str:
     lines = []
     for name in FIGURES.values():
         entries = {estimator: r[name] for estimator, r in report.items() if name in r}

@@ -1,6 +1,6 @@
 """Fits the estimator's coefficients to published measurements and writes them with their provenance.
 
-    python benchmarks/fit_estimator.py [--data published_performance.csv] [--write]
+    python -m benchmarks.fit_estimator [--data published_performance.csv] [--write]
 
 Robust regularised least squares on log(predicted / published): every coefficient has a physical prior, and every level
 of it (GPU, runtime generation, ...) is shrunk towards no effect, so that what few rows say stays small. Sources weigh

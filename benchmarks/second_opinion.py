@@ -9,6 +9,7 @@ geometry it would have to download are left out: nothing is fetched.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import math
 from functools import cache

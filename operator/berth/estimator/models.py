@@ -235,7 +235,7 @@ def _data() -> Any:
 
 def _fold(name: str) -> str:
     """Case, separators and the owner of a repository do not tell models apart."""
-    return name.rsplit("/", 1)[-1].lower().replace("-", "").replace("_", "").replace(".", "").replace(" ", "")
+    return name.rsplit("/", 1)[-1].lower().replace("-", "").replace("_", "").replace(" ", "")
 
 
 def model(name: str) -> ModelSpec:

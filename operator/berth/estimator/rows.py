@@ -107,7 +107,7 @@ def verdict(m: Measurement, coefficients: FittedCoefficients) -> str:
     fit = judge(account_for(copy, float(c.reserve), MAX_NUM_TOKENS), requests, m.prompt + m.output)
     if fit.verdict == DOES_NOT_FIT:  # only if it is hopeless: smaller iterations leave a little more room
         fit = judge(account_for(copy, float(c.reserve), MAX_NUM_TOKENS / 8), requests, m.prompt + m.output)
-    if fit.verdict == OK and m.gpu.why_not(m.precision, kv_precision=m.kv_precision):
+    if fit.verdict == OK and m.kv_precision == "fp8" and not m.gpu.flops_fp8:  # stored, not computed: runtimes differ
         return MARGINAL
     return fit.verdict
 

@@ -1,0 +1,86 @@
+"""The shipped coefficients against the measurements they were fitted to; bench_estimator holds sources out."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from berth.estimator.coefficients import LEVELS, fitted
+from berth.estimator.predict import closed_form
+from berth.estimator.published import Unsupported, measurement
+from berth.estimator.rows import Prediction, predict_rows
+
+DATA = Path(__file__).parents[3] / "benchmarks" / "data" / "published_performance.csv.gz"
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    if not DATA.exists():
+        pytest.skip(f"{DATA} is not part of this distribution")
+    return gzip.decompress(DATA.read_bytes()).decode()
+
+
+@pytest.fixture(scope="module")
+def predicted(text: str) -> list[tuple[dict[str, str], Prediction]]:
+    """Every row with a closed form; the others take seconds to replay."""
+    rows = []
+    for row in csv.DictReader(text.splitlines()):
+        try:
+            if closed_form(measurement(row)) and "OUTLIER" not in row["notes"] and "ANOMALOUS" not in row["notes"]:
+                rows.append(row)
+        except Unsupported:
+            assert row["unit"] in ("%", "x")
+    return list(zip(rows, predict_rows(rows), strict=True))
+
+
+def errors(predicted: list[tuple[dict[str, str], Prediction]], metric: str) -> Any:
+    found = [abs(p.predicted / float(row["value"]) - 1) for row, p in predicted if row["metric"] == metric]
+    return np.array(found)
+
+
+@pytest.mark.parametrize(
+    ("metric", "median", "tail"), [("out_tok_s", 0.06, 0.2), ("tpot_ms", 0.06, 0.2), ("ttft_ms", 0.08, 0.3)]
+)
+def test_published_figures_are_reproduced(
+    predicted: list[tuple[dict[str, str], Prediction]], metric: str, median: float, tail: float
+) -> None:
+    found = errors(predicted, metric)
+    assert np.median(found) < median
+    assert np.quantile(found, 0.9) < tail
+
+
+def test_four_in_five_published_values_lie_between_low_and_high(
+    predicted: list[tuple[dict[str, str], Prediction]],
+) -> None:
+    inside = [p.low <= float(row["value"]) <= p.high for row, p in predicted]
+    assert np.mean(inside) > 0.8
+
+
+def test_what_was_measured_is_never_said_not_to_fit(predicted: list[tuple[dict[str, str], Prediction]]) -> None:
+    assert {p.verdict for _, p in predicted} <= {"ok", "marginal"}
+
+
+def test_coefficients_say_which_data_they_come_from(text: str) -> None:
+    origin = fitted().provenance
+    assert origin["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert origin["rows"] == len(text.splitlines()) - 1
+    assert set(origin["sources"]) <= {row["source"] for row in csv.DictReader(text.splitlines())}
+
+
+def test_coefficients_are_physical() -> None:
+    base = fitted().base
+    assert set(base) == set(LEVELS)
+    for share in ("bandwidth", "kv_bandwidth", "compute", "attention_compute", "interference"):
+        assert 0.2 < base[share] <= 1, share
+    for seconds in ("layer_overhead", "step_overhead", "sequence_overhead", "all_reduce_wait"):
+        assert 0 < base[seconds] < 5e-3, seconds
+    assert 0.5 * 2**30 < base["reserve"] < 5 * 2**30
+    for kinds in fitted().errors.values():
+        for low, high in kinds.values():
+            assert 0 < low <= 1 <= high

@@ -1,0 +1,111 @@
+"""`berth estimate` and `berth model` as people type them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from berth.cli import main
+from tests.unit.estimator.test_published import ROW
+
+
+def run(*arguments: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(main, arguments, input=stdin)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(ROW))
+        writer.writeheader()
+        writer.writerows([ROW, {**ROW, "gpu": "TPU", "value": "nan"}, {**ROW, "notes": 'a "quoted", note'}])
+    return path
+
+
+def test_rows_are_copied_and_four_columns_added(rows: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    result = run("estimate", "--rows", str(rows), "--out", str(out))
+    assert (result.exit_code, result.output) == (0, "")
+    before, after = (list(csv.DictReader(path.read_text().splitlines())) for path in (rows, out))
+    assert [{k: v for k, v in row.items() if k in ROW} for row in after] == before
+    assert list(after[0])[-4:] == ["predicted", "low", "high", "verdict"]
+    assert float(after[0]["low"]) < float(after[0]["predicted"]) < float(after[0]["high"])
+    assert after[1]["verdict"].startswith("unsupported: gpu: TPU")
+    assert (after[1]["predicted"], after[1]["low"], after[1]["high"]) == ("", "", "")
+    assert after[2]["notes"] == 'a "quoted", note'
+
+
+def test_pipes_gzip_and_a_second_pass_work(rows: Path, tmp_path: Path) -> None:
+    piped = run("estimate", "--rows", "-", stdin=rows.read_text())
+    packed = tmp_path / "rows.csv.gz"
+    packed.write_bytes(gzip.compress(rows.read_bytes()))
+    assert run("estimate", "--rows", str(packed)).output == piped.output
+    again = run("estimate", "--rows", "-", stdin=piped.output)
+    assert list(csv.DictReader(io.StringIO(again.output))) == list(csv.DictReader(io.StringIO(piped.output)))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "column model is missing"),
+        (b"a,b\n1,2\n", "column model is missing"),
+        (b"\xff\xfe\x00", "cannot be read as CSV"),
+        (b"model,gpu,metric\nx,y,z,too,many\n", "line 2 has more cells than the header"),
+    ],
+)
+def test_a_file_that_is_no_table_of_measurements_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    result = run("estimate", "--rows", str(path))
+    assert result.exit_code == 1
+    assert words in result.output
+    assert "Traceback" not in result.output
+
+
+def test_the_input_is_never_overwritten(rows: Path, tmp_path: Path) -> None:
+    before = rows.read_bytes()
+    assert "must not be the file" in run("estimate", "--rows", str(rows), "--out", str(rows)).output
+    assert rows.read_bytes() == before
+    assert "--out" in run("estimate", "--rows", str(rows), "--out", str(tmp_path / "no" / "out.csv")).output
+
+
+def test_models_are_listed_shown_and_imported(tmp_path: Path) -> None:
+    assert "llama-3.1-70b" in run("model", "list").output
+    names = [entry["name"] for entry in json.loads(run("model", "list", "-o", "json").output)]
+    assert {"llama-2-70b", "mixtral-8x22b", "qwen3-32b"} <= set(names)
+    shown = run("model", "show", "meta-llama/Llama-3.1-70B-Instruct").output
+    assert "141.1 GB" in shown
+    assert "72.7 GB" in shown
+    config = {
+        "num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "intermediate_size": 14336, "vocab_size": 128256, "max_position_embeddings": 131072,
+    }  # fmt: skip
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    imported = yaml.safe_load(run("model", "import", str(path), "--name", "llama-3.1-8b", "-o", "yaml").output)
+    assert imported == yaml.safe_load(run("model", "show", "llama-3.1-8b", "-o", "yaml").output)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("{}", "num_hidden_layers"), ("[1]", "not a JSON object"), ("{", "Expecting"), ("[" * 100_000, "")],
+)
+def test_a_bad_config_is_refused_in_words(content: str, words: str) -> None:
+    result = run("model", "import", "-", stdin=content)
+    assert result.exit_code == 1
+    assert words in result.output
+    assert "Traceback" not in result.output
+
+
+def test_an_unknown_model_is_refused() -> None:
+    result = run("model", "show", "gpt-9")
+    assert result.exit_code == 1
+    assert "berth model list" in result.output
