@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # make test PYTEST="-k crash -x" runs a part
 PYTEST ?=
 
-.PHONY: setup triton test test-unit test-slow test-integration verify bench fmt lock clean
+.PHONY: setup triton demo test test-unit test-slow test-integration verify bench fmt lock clean
 
 setup: $(STAMP)
 
@@ -19,6 +19,10 @@ $(STAMP): requirements.lock pyproject.toml
 # A real Triton server in an environment of its own (.venv-triton); says why where it cannot run.
 triton: setup
 	$(BIN)/python -m berth.local.triton_env
+
+# A model served, hit and healed on this machine. KEEP=1 leaves the cluster running.
+demo: setup
+	$(BIN)/berth demo $(if $(KEEP),--keep)
 
 test: test-unit test-integration test-slow
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from berth.cli.crd import crd
+from berth.cli.demo import demo
 from berth.cli.estimate import estimate
 from berth.cli.local import local
 from berth.cli.model import model
@@ -20,6 +21,7 @@ def main() -> None:
 
 
 main.add_command(crd)
+main.add_command(demo)
 main.add_command(estimate)
 main.add_command(local)
 main.add_command(model)

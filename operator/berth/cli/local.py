@@ -53,7 +53,7 @@ def up(
     from berth.local import cluster
     from berth.local.config import DEFAULT_POOLS, MOST_SIMULATED, Config, PoolOption
 
-    with _errors():
+    with errors():
         config = Config(
             name=name,
             pools=tuple(PoolOption.parse(text) for text in pools) or DEFAULT_POOLS,
@@ -61,7 +61,7 @@ def up(
             storage=os.path.abspath(storage) if storage else None,
             operator=not no_operator,
         )
-        with _ended_by_signals(), cluster.up(config, _steps()) as started:
+        with ended_by_signals(), cluster.up(config, _steps()) as started:
             click.echo(_greeting(config))
             if foreground:
                 started.wait()
@@ -75,7 +75,7 @@ def down(name: str) -> None:
     """End a cluster and remove everything it has."""
     from berth.local import cluster
 
-    with _errors():
+    with errors():
         existed = cluster.down(name)
     click.echo(f"local cluster {name} is gone" if existed else f"there is no local cluster {name}")
 
@@ -120,7 +120,7 @@ def kubectl(name: str, arguments: tuple[str, ...]) -> None:
     from berth.local import binaries
 
     path = _ask(name, {"do": "status"})["kubeconfig"]
-    with _errors():
+    with errors():
         program = binaries.provide(["kubectl"])["kubectl"]
     os.execve(program, [str(program), *arguments], {**os.environ, "KUBECONFIG": path})  # noqa: S606 - no shell
 
@@ -221,7 +221,7 @@ def _greeting(config: Config) -> str:
 
 
 @contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def ended_by_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end us as Ctrl-C does, so that what was begun is cleaned up."""
 
     def end(_number: int, _frame: object) -> None:
@@ -233,7 +233,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _errors() -> Iterator[None]:
+def errors() -> Iterator[None]:
     from berth.errors import BerthError
 
     try:

@@ -1,0 +1,18 @@
+"""`berth demo`: the whole story on this machine, in a few minutes."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.option("--name", default="demo", show_default=True, help="Name of its local cluster.")
+@click.option("--keep", is_flag=True, help="Leave the cluster running at the end.")
+def demo(name: str, keep: bool) -> None:
+    """Start a local cluster, serve a 70B model, replay real traffic, kill a server, and show what clients noticed."""
+    from berth.cli.local import ended_by_signals, errors
+    from berth.local.demo.screen import Screen
+    from berth.local.demo.story import run
+
+    with errors(), ended_by_signals():
+        run(name, keep=keep, screen=Screen())

@@ -1,0 +1,154 @@
+"""A well-behaved client: gRPC streams over a few connections that are kept, one retry when a server goes away.
+
+Requests take the connections in turn. A request whose server went away (UNAVAILABLE) is sent once more, from its
+beginning, over whatever the Service gives then; its times count from the first attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+import numpy as np
+import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from berth.labels import MODEL_NAME
+from berth.local.demo.trace import Request
+
+OWN_CONNECTION: Final = (("grpc.use_local_subchannel_pool", 1),)
+"""Otherwise all channels of a process to one address share one connection."""
+RETRY_PAUSE: Final = 0.2
+ANSWER_SECONDS: Final = 120.0
+
+
+class Unavailable(Exception):
+    """The server went away or refuses new requests: worth another attempt."""
+
+
+class Failed(Exception):
+    """The request cannot be answered."""
+
+
+@dataclass
+class Outcome:
+    """What became of one request; moments in seconds on the clock of the replay."""
+
+    request: Request
+    sent: float
+    first: float | None = None
+    last: float | None = None
+    tokens: int = 0
+    retried_at: float | None = None
+    error: str = ""
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        return None if self.first is None else self.first - self.sent
+
+    @property
+    def time_per_output_token(self) -> float | None:
+        """Seconds, (last - first) / (tokens - 1); None for answers of one token."""
+        if self.first is None or self.last is None or self.tokens < 2:
+            return None
+        return (self.last - self.first) / (self.tokens - 1)
+
+
+@dataclass
+class Replay:
+    """Sends `requests` at their times to `address` (host:port of a Service); `outcomes` grows as they end."""
+
+    address: str
+    requests: Sequence[Request]
+    connections: int = 8
+    longest: int = 1024
+    """Tokens that a client asks for at most: what the engine reserves, whatever the answer's own length."""
+    outcomes: list[Outcome] = field(default_factory=list)
+    in_flight: int = 0
+    tokens: int = 0
+    _started: float = 0.0
+
+    def now(self) -> float:
+        """Seconds since the beginning of the replay."""
+        return time.monotonic() - self._started
+
+    async def run(self) -> None:
+        """Returns when every request has ended."""
+        self._started = time.monotonic()
+        clients = [
+            triton.InferenceServerClient(self.address, channel_args=OWN_CONNECTION) for _ in range(self.connections)
+        ]
+        try:
+            async with asyncio.TaskGroup() as sending:
+                for number, request in enumerate(self.requests):
+                    await asyncio.sleep(max(0.0, request.at - self.now()))
+                    sending.create_task(self._serve(clients[number % len(clients)], request))
+        finally:
+            for client in clients:
+                await client.close()
+
+    async def _serve(self, client: Any, request: Request) -> None:
+        outcome = Outcome(request, sent=self.now())
+        self.in_flight += 1
+        try:
+            try:
+                await self._attempt(client, outcome)
+            except Unavailable:
+                outcome.retried_at = self.now()
+                outcome.first, outcome.tokens = None, 0
+                await asyncio.sleep(RETRY_PAUSE)
+                await self._attempt(client, outcome)
+        except (Unavailable, Failed) as error:
+            outcome.error = str(error)
+        finally:
+            self.in_flight -= 1
+            self.outcomes.append(outcome)
+
+    async def _attempt(self, client: Any, outcome: Outcome) -> None:
+        """One stream from beginning to end. Raises Unavailable or Failed."""
+        stream = client.stream_infer(_body(outcome.request, self.longest), stream_timeout=ANSWER_SECONDS)
+        try:
+            async for result, error in stream:
+                if error is not None:
+                    raise _translated(error)
+                if words := len(result.as_numpy("text_output")[0].split()) if _has_text(result) else 0:
+                    outcome.last = self.now()
+                    outcome.first = outcome.first or outcome.last
+                    outcome.tokens += words
+                    self.tokens += words
+        except (InferenceServerException, grpc.RpcError) as error:
+            raise _translated(error) from error
+        if outcome.tokens != outcome.request.output_tokens:
+            raise Failed(f"{outcome.tokens} of {outcome.request.output_tokens} tokens came")
+
+
+def _has_text(result: Any) -> bool:
+    return result.as_numpy("text_output") is not None
+
+
+def _translated(error: Exception) -> Unavailable | Failed:
+    code = error.code() if isinstance(error, grpc.aio.AioRpcError) else None
+    status = str(getattr(error, "status", lambda: "")() or "")
+    gone = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) or "UNAVAILABLE" in status
+    text = " ".join(str(error).split())[:200]
+    return Unavailable(text) if gone or "[StatusCode.UNAVAILABLE]" in text else Failed(text)
+
+
+async def _body(request: Request, longest: int) -> AsyncIterator[dict[str, Any]]:
+    """A prompt of as many words as it had tokens, and a stop word where the real answer ended."""
+    inputs = {
+        "text_input": np.array([("token " * request.input_tokens).encode()], dtype=np.object_),
+        "streaming": np.array([True]),
+        "sampling_param_max_tokens": np.array([max(longest, request.output_tokens)], dtype=np.int32),
+        "sampling_param_stop": np.array([f"w{request.output_tokens + 1}".encode()], dtype=np.object_),
+    }
+    tensors = []
+    for name, value in inputs.items():
+        tensor = triton.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
+        tensor.set_data_from_numpy(value)
+        tensors.append(tensor)
+    yield {"model_name": MODEL_NAME, "inputs": tensors, "enable_empty_final_response": True}

@@ -1,0 +1,51 @@
+"""What clients measured and noticed, as lines. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from berth.local.demo.client import Outcome
+
+
+def latency_table(parts: Sequence[tuple[str, Sequence[Outcome]]], wanted: tuple[str, str]) -> list[str]:
+    """Times to first token and per output token of each part of the replay; `wanted` are their p95 objectives."""
+    rows = [("", "REQUESTS", "TTFT P50", "TTFT P95", "TPOT P50", "TPOT P95")]
+    for name, outcomes in parts:
+        first = [each.time_to_first_token for each in outcomes if each.time_to_first_token is not None]
+        each_token = [each.time_per_output_token for each in outcomes if each.time_per_output_token is not None]
+        times = [duration(percentile(values, share)) for values in (first, each_token) for share in (50, 95)]
+        rows.append((name, str(len(outcomes)), *times))
+    rows.append(("objective", "", "", wanted[0], "", wanted[1]))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+
+
+def noticed(outcomes: Sequence[Outcome]) -> str:
+    """One sentence about failed and repeated requests."""
+    failed = [each for each in outcomes if each.error]
+    again = [each for each in outcomes if each.retried_at is not None and not each.error]
+    at_once = len(outcomes) - len(failed) - len(again)
+    text = f"{len(outcomes)} requests: {at_once} answered at the first attempt, {len(again)} sent again and answered"
+    if again:
+        worst = max(each.time_to_first_token or 0.0 for each in again)
+        text += f" (first token after {duration(worst)} at worst)"
+    return f"{text}, {len(failed)} failed"
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """Nearest rank; None of nothing."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share / 100 * len(ordered)) - 1)] if ordered else None
+
+
+def duration(seconds: float | None) -> str:
+    """As people read it: 24ms, 1.9s; - for unknown."""
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1000:.0f}ms" if seconds < 1 else f"{seconds:.1f}s"

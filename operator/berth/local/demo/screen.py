@@ -1,0 +1,62 @@
+"""What the demonstration prints: lines with times and ticks, and a bar while something takes long.
+
+On a terminal the bar is drawn over itself; elsewhere it becomes a line now and then.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Final, TextIO
+
+WIDTH: Final = 24
+LINE_EVERY: Final = 15.0
+"""Seconds between two lines of progress where nothing can be drawn over."""
+TICK, CROSS = "✓", "✗"
+
+
+class Screen:
+    """Times are seconds since this was made."""
+
+    def __init__(self, out: TextIO = sys.stdout) -> None:
+        self._out = out
+        self._started = time.monotonic()
+        self._drawn = False
+        self._bar_at = 0.0
+
+    def title(self, text: str) -> None:
+        self._print(f"{text}\n")
+
+    def step(self, text: str) -> None:
+        """Something that is done."""
+        self._line(TICK, text)
+
+    def fault(self, text: str) -> None:
+        """Something that broke, on purpose."""
+        self._line(CROSS, text)
+
+    def plain(self, text: str = "") -> None:
+        self._print(text)
+
+    def bar(self, share: float, text: str) -> None:
+        """How far the step under way has come: `share` from 0 to 1, and what is being done."""
+        now = time.monotonic()
+        full = round(WIDTH * min(max(share, 0.0), 1.0))
+        line = f"           [{'#' * full}{'.' * (WIDTH - full)}] {share:4.0%}  {text}"
+        if self._out.isatty():
+            self._out.write(f"\r\x1b[K{line}")
+            self._out.flush()
+            self._drawn = True
+        elif now - self._bar_at >= LINE_EVERY:
+            self._bar_at = now
+            self._print(line)
+
+    def _line(self, mark: str, text: str) -> None:
+        self._print(f"{time.monotonic() - self._started:7.1f}s  {mark} {text}")
+
+    def _print(self, text: str) -> None:
+        if self._drawn:
+            self._out.write("\r\x1b[K")
+            self._drawn = False
+        self._out.write(f"{text}\n")
+        self._out.flush()
