@@ -50,6 +50,8 @@ def _of_groups(judged: Iterable[tuple[Group, Judgement]]) -> Iterable[Announceme
         where = f"g{group.group} (incarnation {group.incarnation}, pool {group.pool})"
         if judgement.state is State.FAILED:
             yield Announcement("GroupFailed", "Replace", f"{where}: {judgement.reason}: {judgement.message}", True)
+        elif judgement.reason == "RestartedInPlace":
+            yield Announcement("GroupRestarted", "Wait", f"{where}: {judgement.message}", True)
         elif judgement.state is State.SERVING and recorded != State.WARMING.value:
             yield Announcement("GroupServing", "Serve", f"{where} serves")
         elif judgement.state is State.SERVING:
@@ -66,6 +68,8 @@ def _of_conditions(before: Mapping[str, Any], after: Mapping[str, Any]) -> Itera
         known = old.get(kind)
         if known is not None and known.get("status") == status:
             continue
+        if condition["reason"] == "GroupFailed":
+            continue  # the group itself was told of
         bad = (kind in _GOOD_WHEN_TRUE and status == "False") or (kind in _BAD_WHEN_TRUE and status == "True")
         news = known is not None or (bad and kind in (c.ACCEPTED, c.STALLED))
         if news and (bad or kind in (c.ACCEPTED, c.READY)):
