@@ -40,11 +40,12 @@ test-integration: setup
 
 # Style, types, layers, and that nothing generated is out of date.
 verify: setup
-	$(BIN)/ruff check operator tests benchmarks
-	$(BIN)/ruff format --check operator tests benchmarks
+	$(BIN)/ruff check operator tests benchmarks charts
+	$(BIN)/ruff format --check operator tests benchmarks charts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/berth crd --check --check-compatible tests/data/released/v0.1.0
+	$(BIN)/python charts/generate.py --check
 
 # Every bench-* in its short form.
 BENCHES := $(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py))
