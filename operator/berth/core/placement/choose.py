@@ -1,17 +1,20 @@
-"""The search: every layout on every pool is sized by the fast screen, the best are confirmed by simulation.
+"""The search: branch and bound over layouts, from the fast screen to the simulation.
+
+Every layout is sized by the screen with one pair of batch limits and an optimistic capacity: no batch limits make more
+of it. Then, over and over, the first of the ranking is looked at more closely: with its best batch limits, then by
+simulation, until the first was simulated. So nothing is chosen on the screen alone, and what was never looked at more
+closely cannot be better.
 
 Order of candidates: there is room now; the availability target holds; then `prefer`. Within `TIE` of the best, models
 cannot tell candidates apart, so other things decide: the placement in force, then fewer GPUs per group (one fault takes
 down less), then more KV room. The same inputs give the same answer: the last criterion is the layout itself.
-
-Nothing is chosen on the screen alone: the first of the ranking is simulated until it stays first.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any, Final
 
@@ -20,14 +23,19 @@ from berth.core.accept import backend_of
 from berth.core.placement.evaluate import Evaluation
 from berth.core.placement.layouts import BATCH_SIZES, TOKEN_BUDGETS, Layout, across_nodes, in_one_node
 from berth.core.placement.question import Question
-from berth.core.placement.size import Candidate, Rejection, Stage, size
+from berth.core.placement.size import Candidate, Rejection, Stage, groups_for_load, size
 from berth.core.placement.supply import Supply
 from berth.estimator.memory import OK
 
 TIE: Final = 0.15
 """Candidates whose figures differ by less are equally good: the models' error is of that order."""
 _SAME_CAPACITY: Final = 0.02
-_MOST_FINALISTS: Final = 12
+"""Precision of a capacity."""
+_OPTIMISM: Final = 1.05
+"""Capacity with the best batch limits against the first ones, at most, where both latencies are bounded."""
+_OPTIMISM_OF_A_CAP: Final = 1.5
+"""The same where requests may wait for long, so that a cap on the batch can trade time to first token away."""
+_MOST_LOOKS: Final = 30
 
 Metric = Callable[[Candidate], float]
 
@@ -50,21 +58,29 @@ def choose(
     """The placement for `question` on these pools; `incumbent` is the layout in force, which wins ties."""
     pools = {supply.name: supply for supply in sorted(supplies, key=lambda supply: supply.name)}
     currency = _currency(question, pools.values())
-    found: dict[Layout, Candidate] = {}
+    optimism = _optimism(question)
+    found: dict[Layout, _Look] = {}
     for supply in pools.values():
         for variant in question.variants:
             refusal = _why_not(question, supply, variant, currency)
             if refusal is not None:
                 layout = Layout(supply.name, variant.name, variant.tensor_parallel or 1, variant.pipeline_parallel or 1)
-                found[layout] = Candidate(layout, rejected=refusal)
+                found[layout] = _Look(Candidate(layout, rejected=refusal), final=True)
                 continue
-            found |= {each.layout: each for each in _sized(question, supply, variant, evaluation)}
+            for candidate in _sized(question, supply, variant, evaluation, optimism):
+                found[candidate.layout] = _Look(candidate)
             if incumbent is not None and (incumbent.pool, incumbent.variant) == (supply.name, variant.name):
                 found.pop(incumbent.shape, None)
-                found[incumbent] = size(question, supply, incumbent, evaluation)
-    _confirm(question, pools, evaluation, found, incumbent)
-    ranked = _ranked(question, found.values(), incumbent)
-    rejected = sorted((c for c in found.values() if c.rejected), key=_distance)
+                found[incumbent] = _Look(size(question, supply, incumbent, evaluation), best_limits=True)
+    for _ in range(_MOST_LOOKS):
+        first = next(iter(_ranked(question, (look.candidate for look in found.values()), incumbent)), None)
+        if first is None or found[first.layout].final:
+            break
+        closer = _closer(question, pools[first.layout.pool], evaluation, found.pop(first.layout))
+        found[closer.candidate.layout] = closer
+    candidates = [_without_optimism(question, pools[of.pool], evaluation, look) for of, look in found.items()]
+    ranked = _ranked(question, candidates, incumbent)
+    rejected = sorted((candidate for candidate in candidates if candidate.rejected), key=_distance)
     chosen = next((candidate for candidate in ranked if candidate.method == "simulate"), None)
     if chosen is None:
         only_room = bool(rejected) and _stage(rejected[0]) is Stage.ROOM
@@ -73,6 +89,35 @@ def choose(
         )
     others = [candidate for candidate in ranked if candidate is not chosen]
     return Answer((chosen, *others, *rejected), chosen, _because(question, chosen, others, incumbent))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A candidate as closely as it was looked at; before `best_limits` its capacity is optimistic."""
+
+    candidate: Candidate
+    best_limits: bool = False
+    final: bool = False
+
+
+def _closer(question: Question, supply: Supply, evaluation: Evaluation, look: _Look) -> _Look:
+    layout = look.candidate.layout
+    if not look.best_limits:
+        layout = _best_limits(question, layout, evaluation)
+        return _Look(size(question, supply, layout, evaluation), best_limits=True)
+    return _Look(size(question, supply, layout, evaluation, "simulate"), best_limits=True, final=True)
+
+
+def _without_optimism(question: Question, supply: Supply, evaluation: Evaluation, look: _Look) -> Candidate:
+    """What is shown of a candidate: figures of the screen, not its bound."""
+    if look.best_limits or look.final:
+        return look.candidate
+    return size(question, supply, look.candidate.layout, evaluation)
+
+
+def _optimism(question: Question) -> float:
+    waits_count = question.objectives.time_to_first_token < math.inf
+    return _OPTIMISM if waits_count and not question.traffic.closed else _OPTIMISM_OF_A_CAP
 
 
 # --- candidates -------------------------------------------------------------------------------------------------------
@@ -114,49 +159,42 @@ def _why_not(question: Question, supply: Supply, variant: Variant, currency: str
     return None
 
 
-def _sized(question: Question, supply: Supply, variant: Variant, evaluation: Evaluation) -> list[Candidate]:
+def _sized(
+    question: Question, supply: Supply, variant: Variant, evaluation: Evaluation, optimism: float
+) -> list[Candidate]:
     """Every layout in one node; over several if the model fits none."""
-    model = question.model
-    candidates = [size(question, supply, layout, evaluation) for layout in in_one_node(model, supply, variant)]
+
+    def sized(layout: Layout) -> Candidate:
+        return size(question, supply, layout, evaluation, optimism=optimism)
+
+    candidates = [sized(layout) for layout in in_one_node(question.model, supply, variant)]
     if not any(candidate.fit and candidate.fit.verdict == OK for candidate in candidates):
-        candidates += [size(question, supply, layout, evaluation) for layout in across_nodes(model, supply, variant)]
+        candidates += [sized(layout) for layout in across_nodes(question.model, supply, variant)]
     return candidates
 
 
-def _confirm(
-    question: Question,
-    pools: Mapping[str, Supply],
-    evaluation: Evaluation,
-    found: dict[Layout, Candidate],
-    incumbent: Layout | None,
-) -> None:
-    """Simulate the first of the ranking, with its best batch limits, until it stays first."""
-    for _ in range(_MOST_FINALISTS):
-        first = next(iter(_ranked(question, found.values(), incumbent)), None)
-        if first is None or first.method == "simulate":
-            return
-        del found[first.layout]
-        layout = first.layout if first.layout == incumbent else _best_limits(first.layout, evaluation)
-        found[layout] = size(question, pools[layout.pool], layout, evaluation, "simulate")
+def _best_limits(question: Question, layout: Layout, evaluation: Evaluation) -> Layout:
+    """The batch limits with the most capacity, first of the token budgets, then of the batch sizes.
 
+    Among equals, which need as many groups, the smaller budget, which leaves more KV room, and the smaller batch, which
+    protects the time per token of running requests when more come than planned.
+    """
 
-def _best_limits(layout: Layout, evaluation: Evaluation) -> Layout:
-    """The batch limits with the most capacity; among equals the smallest batch, which protects the time per token of
-    running requests when more come than planned, then the larger token budget."""
+    def best(options: Sequence[Layout]) -> Layout:
+        fitting = [each for each in options if evaluation.fit(each).verdict == OK]
+        loads = [evaluation.capacity(each, "screen").load for each in fitting]
+        most = max(loads, default=0.0)
+        if most <= 0:
+            return layout
+        fewest = groups_for_load(question.traffic.load, most)
+        for each, load in zip(fitting, loads, strict=True):
+            equal = load >= most * (1 - _SAME_CAPACITY)
+            if equal and load > 0 and groups_for_load(question.traffic.load, load) == fewest:
+                return each
+        return layout
 
-    def capacity(candidate: Layout) -> float:
-        return evaluation.capacity(candidate, "screen").load if evaluation.fit(candidate).verdict == OK else 0.0
-
-    budgets = [replace(layout, max_num_tokens=tokens) for tokens in TOKEN_BUDGETS]
-    most = max(map(capacity, budgets))
-    layout = max((each for each in budgets if capacity(each) >= most * (1 - _SAME_CAPACITY)), key=_token_budget)
-    batches = [replace(layout, max_batch_size=batch) for batch in BATCH_SIZES]
-    most = max(map(capacity, batches))
-    return next(each for each in batches if capacity(each) >= most * (1 - _SAME_CAPACITY))
-
-
-def _token_budget(layout: Layout) -> int:
-    return layout.max_num_tokens
+    layout = best([replace(layout, max_num_tokens=tokens) for tokens in TOKEN_BUDGETS])
+    return best([replace(layout, max_batch_size=batch) for batch in BATCH_SIZES])
 
 
 # --- ranking ----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ class Cost:
     added_per_hour: float
     """What the bill grows by: 0 where the GPUs are paid anyway."""
     per_million_output_tokens: float | None
-    """Price of the whole placement over the tokens that are demanded, not over those it could make."""
+    """Price of the whole placement over the tokens that are demanded, not over those it could make; None if nothing
+    comes of it."""
 
 
 def cost_of(

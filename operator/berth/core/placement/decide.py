@@ -177,16 +177,6 @@ class _Desk:
         )
 
     def candidates(self, considered: Sequence[Candidate], chosen: Candidate | None) -> list[dict[str, Any]]:
-        """What is recorded of the candidates, with the five factors of the chosen one and the runner-up."""
         shown = record.selection(considered, chosen)
-        explained = [each for each in (chosen, *shown) if each is not None and each.groups][: record.EXPLAINED]
-        entries = []
-        for candidate in shown:
-            factors = None
-            if any(candidate is each for each in explained):
-                factors = record.factors_status(self.asked, self.pools, candidate, self.evaluation)
-            entry = record.candidate_status(
-                self.asked, candidate, self.evaluation, chosen=candidate is chosen, factors=factors
-            )
-            entries.append(record.dump(entry))
-        return entries
+        entries = record.candidates_status(self.asked, self.pools, self.evaluation, shown, chosen)
+        return [record.dump(entry) for entry in entries]

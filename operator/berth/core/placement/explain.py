@@ -73,11 +73,15 @@ def _parallelism(
     if layout.gpus == 1:
         yield f"not split: a step takes {_time(here.step_time)} with {in_flight} in flight."
     else:
+        alone = replace(layout, tensor_parallel=1, pipeline_parallel=1)
+        fitted = "" if evaluation.fit(alone).verdict == OK else ", if it fitted there"
         yield (
             f"{_split(layout)}: a step takes {_time(here.step_time)} with {in_flight} in flight, "
-            f"{layout.gpus * here.parallel_efficiency:.1f} times as fast as on one GPU if it fitted there, "
-            f"{here.parallel_efficiency:.0%} efficient."
+            f"{layout.gpus * here.parallel_efficiency:.1f} times as fast as on one GPU{fitted} "
+            f"({here.parallel_efficiency:.0%} efficient)."
         )
+    if layout.tensor_parallel > 1:
+        yield from _against_half(layout, evaluation)
     wider = _wider(question, supply, layout)
     if wider is not None and evaluation.fit(wider).verdict == OK:
         yield f"tp{wider.tensor_parallel} would take {_time(evaluation.factors(wider, in_flight).step_time)}."
@@ -92,6 +96,18 @@ def _parallelism(
             yield f"{_split(staged)} on as many GPUs would take {took}: stages do not shorten a token."
     if layout.pipeline_parallel > 1:
         yield "Predictions with pipeline stages rest on few measurements."
+
+
+def _against_half(layout: Layout, evaluation: Evaluation) -> Iterator[str]:
+    """What a GPU carries here and with half as many per group: splitting costs time, but frees room for KV."""
+    half = replace(layout, tensor_parallel=layout.tensor_parallel // 2)
+    if evaluation.fit(half).verdict != OK:
+        return
+    here, there = (evaluation.capacity(each, "screen").load / each.gpus for each in (layout, half))
+    if there > 0:
+        yield f"Each GPU carries {here / there:.2f} times what it would at tp{half.tensor_parallel}."
+    else:
+        yield f"At tp{half.tensor_parallel} not even one request at a time would meet the objectives."
 
 
 def _batch(candidate: Candidate, here: Factors) -> str:
@@ -129,14 +145,14 @@ def _failure(question: Question, supply: Supply, candidate: Candidate) -> str:
         return f"{lost}, which is all there is: nothing serves for about {restored}"
     left = f"{groups - 1} of {groups} groups serve on at {candidate.load_after_group_loss:.0%} of what they carry"
     short = "" if groups - 1 >= needed else f", {needed} are needed: short for about {restored}"
-    text = f"{lost}; {left}{short}"
-    if supply.nodes is None:
-        return text
     stand = supply.lay_out(demand, groups, needed, question.spec.replica_groups.spread.topology_key)
+    domains = supply.domain_of(stand)
     level = supply.pool.spec.failure_domain_key.rpartition("/")[2]
-    losses = worst_losses(stand, supply.domain_of(), level)
+    losses = worst_losses(stand, domains, level)
+    if not any(domains.values()):  # an unlabelled node may stand anywhere
+        losses.pop(level, None)
     kept = ", ".join(f"any {name} keeps {loss.groups_left}" for name, loss in losses.items())
-    return f"{text}; losing {kept} of {groups} groups"
+    return f"{lost}; {left}{short}; losing {kept} of {groups} groups"
 
 
 def _wider(question: Question, supply: Supply, layout: Layout) -> Layout | None:

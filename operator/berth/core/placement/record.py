@@ -24,8 +24,7 @@ from berth.core.placement.supply import Supply
 
 _POSSIBLE_SHOWN: Final = 6
 """Of the ten; the others say why pools and variants are out."""
-EXPLAINED: Final = 2
-"""The chosen candidate and the runner-up."""
+_EXPLAINED: Final = 2
 
 
 def selection(candidates: Sequence[Candidate], chosen: Candidate | None, most: int = MAX_CANDIDATES) -> list[Candidate]:
@@ -51,13 +50,29 @@ def dump(model: Model) -> dict[str, Any]:
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def candidate_status(
+def candidates_status(
     question: Question,
-    candidate: Candidate,
+    supplies: Mapping[str, Supply],
     evaluation: Evaluation,
-    *,
-    chosen: bool,
-    factors: FactorsStatus | None = None,
+    shown: Sequence[Candidate],
+    chosen: Candidate | None,
+) -> list[CandidateStatus]:
+    """`status.candidates`, with the five factors of the chosen one and the runner-up."""
+    sized = [candidate for candidate in shown if candidate.groups and candidate is not chosen]
+    explained = [*([chosen] if chosen is not None and chosen.groups else []), *sized][:_EXPLAINED]
+    entries = []
+    for candidate in shown:
+        entry = candidate_status(question, candidate, evaluation, chosen=candidate is chosen)
+        if any(candidate is each for each in explained):
+            supply = supplies[candidate.layout.pool]
+            factors = FactorsStatus(**asdict(explain(question, supply, candidate, evaluation)))
+            entry = entry.model_copy(update={"factors": factors})
+        entries.append(entry)
+    return entries
+
+
+def candidate_status(
+    question: Question, candidate: Candidate, evaluation: Evaluation, *, chosen: bool
 ) -> CandidateStatus:
     """One entry of `status.candidates`."""
     figures: dict[str, Any] = {}
@@ -73,14 +88,11 @@ def candidate_status(
         figures["cost_per_hour"] = f"{candidate.cost.per_hour:.2f}"
         if candidate.cost.per_million_output_tokens is not None:
             figures["cost_per_million_output_tokens"] = f"{candidate.cost.per_million_output_tokens:.2f}"
-    rejected = candidate.rejected.words if candidate.rejected else None
-    if candidate.waits and not chosen:
-        rejected = candidate.waits
+    rejected = candidate.rejected.words if candidate.rejected else candidate.waits
     return CandidateStatus(
         allocations=(decided(question, candidate.layout.allocation(max(candidate.groups, 1))),),
         chosen=chosen,
-        rejected=rejected,
-        factors=factors,
+        rejected=None if chosen and not candidate.rejected else rejected or None,
         **figures,
     )
 
@@ -128,13 +140,6 @@ def availability_status(question: Question, candidate: Candidate) -> Availabilit
         limited_by=candidate.availability.limited_by if candidate.availability else None,
         load_after_group_loss=f"{after:.2f}" if after < math.inf else None,
     )
-
-
-def factors_status(
-    question: Question, supplies: Mapping[str, Supply], candidate: Candidate, evaluation: Evaluation
-) -> FactorsStatus:
-    """The five factors of a sized candidate."""
-    return FactorsStatus(**asdict(explain(question, supplies[candidate.layout.pool], candidate, evaluation)))
 
 
 def decided(question: Question, allocation: Allocation) -> DecidedAllocation:

@@ -113,16 +113,21 @@ def size(
     evaluation: Evaluation,
     method: Method = "screen",
     groups: int | None = None,
+    optimism: float = 1.0,
 ) -> Candidate:
     """The candidate of a layout whose variant runs on the pool's GPUs.
 
-    `groups`, where given, is how many there are, whatever bounds and targets say.
+    `groups`, where given, is how many there are, whatever bounds and targets say. `optimism` is a factor on the
+    capacity of a group, for a candidate that stands for all that could be made of its layout.
     """
     fit = evaluation.fit(layout)
     out = Candidate(layout, fit, method=method)
     if fit.verdict != OK:
         return replace(out, rejected=_memory(fit))
     found = evaluation.capacity(layout, method)
+    if optimism != 1:
+        rate = found.requests_per_second * optimism
+        found = replace(found, load=found.load * optimism, requests_per_second=rate)
     out = replace(out, capacity=found, latency=found.latency)
     if found.load <= 0:
         return replace(out, rejected=_objective(question, fit, found))
@@ -189,7 +194,7 @@ def _complete(
         availability=availability,
         available=question.availability is None or availability.unavailability <= 1 - question.availability,
         load_after_group_loss=load_after_group_loss(load, groups),
-        cost=cost_of(supply, demand, layout, produced),
+        cost=cost_of(supply, demand, layout, produced if latency.stable else 0.0),
     )
     limit = question.limits.cost_per_hour
     if out.cost and limit is not None and (over := why_over_cost_limit(question.limits, out.cost.per_hour)):
@@ -281,7 +286,7 @@ def _availability(question: Question, supply: Supply, demand: Demand, needed: in
         domain_level=pool.failure_domain_key.rpartition("/")[2],
     )
     return reliability.predict(
-        layout, needed, demand.gpus_per_member, rates, domain_of=supply.domain_of(), spares=spares
+        layout, needed, demand.gpus_per_member, rates, domain_of=supply.domain_of(layout), spares=spares
     )
 
 

@@ -16,7 +16,7 @@ from berth.api.gpupool import GPUPool
 from berth.core import capacity, spread
 from berth.core.capacity import Demand
 from berth.core.nodes import NodeView, has_labels, held_back
-from berth.core.pools import why_namespace_not_allowed
+from berth.core.pools import OVERLAP, UNSUPPORTED_ALLOCATION, why_namespace_not_allowed
 from berth.core.spread import SpreadGoal
 from berth.core.usage import Usage
 from berth.errors import InvalidSpec
@@ -27,6 +27,8 @@ UNLIMITED: Final = 10**6
 """Groups that fit where nothing bounds them."""
 _LINKS: Final[Mapping[str, tuple[float, int]]] = {NVLINK: (300e9, 8), NVLINK_BRIDGE: (300e9, 2), PCIE: (32e9, 8)}
 """Bytes per second and GPUs joined, where a pool's link is not the usual one of its GPU type; the slower generation."""
+_PLENTY: Final = 10**8
+"""Cores and memory of nodes of which only the GPUs are known."""
 _NOTHING: Final = Usage()
 _UNKNOWN: Final = GPUType("unknown", "", 0, 0, 0, 0, 0, 0, PCIE, 0, 0, 0, "unknown")
 """Of pools that are not planned with because nobody knows their GPU."""
@@ -97,10 +99,11 @@ class Supply:
         rest = [node for node in open_nodes if node.name not in {name for nodes in layout for name in nodes}]
         return (*layout, *_fill(demand, rest, used, groups - len(layout)))
 
-    def domain_of(self) -> dict[str, str]:
-        """Failure domain of each node; nodes without the label share one, which is the careful guess."""
+    def domain_of(self, layout: Sequence[Sequence[str]]) -> dict[str, str]:
+        """Failure domain of each node; those whose domain is unknown share one, which is the careful guess."""
+        known = {node.name: node for node in self.nodes or ()}
         key = self.pool.spec.failure_domain_key
-        return {node.name: node.domain(key) for node in self.nodes or ()}
+        return {name: known[name].domain(key) if name in known else "" for nodes in layout for name in nodes}
 
 
 def supply_of(
@@ -122,6 +125,33 @@ def supply_of(
     if not refusal and known is not None and not known:
         refusal = f"pool {pool.metadata.name} has no nodes"
     return Supply(pool, gpu, known, used, refusal)
+
+
+def supply_of_object(pool: GPUPool, namespace: str) -> Supply:
+    """The pool as its own object tells, for a plan without a cluster: nodes and what is free from its status.
+
+    Without `status.nodes` as many as are asked for; without `status.freePerNode` all are free. Domains are unknown.
+    """
+    status, per_node = pool.status, pool.spec.gpus_per_node
+    told = [condition for condition in status.conditions if condition.type in (OVERLAP, UNSUPPORTED_ALLOCATION)]
+    why_not = next((condition.message for condition in told if condition.status == "True"), None)
+    if status.nodes is None:
+        return supply_of(pool, namespace, None, {}, why_not)
+    frees = [int(free) for free, count in status.free_per_node.items() for _ in range(count)]
+    frees += [0 if status.free_per_node else per_node] * (status.nodes - len(frees))
+    nodes = [
+        NodeView(
+            f"{pool.metadata.name}-{index:04}",
+            pool.spec.node_selector,
+            gpu_capacity=per_node,
+            gpu_allocatable=per_node,
+            cpu_millicores=_PLENTY,
+            memory_bytes=_PLENTY**2,
+        )
+        for index in range(status.nodes)
+    ]
+    used = {node.name: Usage(gpus=max(0, per_node - free)) for node, free in zip(nodes, frees, strict=False)}
+    return supply_of(pool, namespace, nodes, used, why_not)
 
 
 def gpu_of(pool: GPUPool) -> GPUType:
