@@ -197,15 +197,23 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-async def site(cluster: Cluster, kwok: Kwok, namespace: str) -> AsyncIterator[Site]:
+@asynccontextmanager
+async def own_site(cluster: Cluster, kind: str = "test") -> AsyncIterator[Site]:
+    """A namespace, and at the end the nodes and pools made through it are taken away."""
     await cluster.install_crds()
-    tag = secrets.token_hex(3)
-    yield Site(cluster, namespace, tag)
-    for kind in ("gpupools", "nodes"):
-        for each in await cluster.list(kind):
+    tag = secrets.token_hex(4)
+    async with cluster.namespace(f"{kind}-{tag}") as namespace:
+        yield Site(cluster, namespace, tag)
+    for resource in ("gpupools", "nodes"):
+        for each in await cluster.list(resource):
             if f"-{tag}-" in each["metadata"]["name"]:
-                await cluster.delete(kind, each["metadata"]["name"])
+                await cluster.delete(resource, each["metadata"]["name"])
+
+
+@pytest.fixture
+async def site(cluster: Cluster, kwok: Kwok) -> AsyncIterator[Site]:
+    async with own_site(cluster) as mine:
+        yield mine
 
 
 @pytest.fixture
