@@ -11,8 +11,8 @@ import click
 def demo(name: str, keep: bool) -> None:
     """Start a local cluster, serve a 70B model, replay real traffic, kill a server, and show what clients noticed."""
     from berth.cli.local import ended_by_signals, errors
-    from berth.local.demo.screen import Screen
     from berth.local.demo.story import run
+    from berth.local.screen import Screen
 
     with errors(), ended_by_signals():
         run(name, keep=keep, screen=Screen())

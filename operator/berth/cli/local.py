@@ -52,6 +52,7 @@ def up(
     """Start a cluster. It runs until `berth local down`."""
     from berth.local import cluster
     from berth.local.config import DEFAULT_POOLS, MOST_SIMULATED, Config, PoolOption
+    from berth.local.screen import Screen
 
     with errors():
         config = Config(
@@ -61,7 +62,8 @@ def up(
             storage=os.path.abspath(storage) if storage else None,
             operator=not no_operator,
         )
-        with ended_by_signals(), cluster.up(config, _steps()) as started:
+        screen = Screen()
+        with ended_by_signals(), cluster.up(config, screen.step, screen.working) as started:
             click.echo(_greeting(config))
             if foreground:
                 started.wait()
@@ -193,16 +195,6 @@ def logs(name: str, pod: str, namespace: str, container: str | None, previous: b
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
-
-
-def _steps() -> Callable[[str], None]:
-    """Prints each step with a tick and the seconds since the beginning."""
-    started = time.monotonic()
-
-    def step(text: str) -> None:
-        click.echo(f"{time.monotonic() - started:6.1f}s  ✓ {text}")
-
-    return step
 
 
 def _greeting(config: Config) -> str:

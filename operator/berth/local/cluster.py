@@ -79,11 +79,11 @@ class Starting:
             self._process.stdin.close()
 
 
-def provide(report: Report) -> None:
-    """Programs and Triton, found or made once; `report` gets lines while that takes time. Raises BerthError."""
-    binaries.provide(PROGRAMS, report)
+def provide(working: Report) -> None:
+    """Programs and Triton, found or made once; `working` gets lines while that takes time. Raises BerthError."""
+    binaries.provide(PROGRAMS, working)
     if triton_env.find() is None:
-        report("Triton server: making its environment, once")
+        working("Triton server: making its environment, once")
         try:
             triton_env.ensure()
         except triton_env.Unavailable as error:
@@ -91,13 +91,14 @@ def provide(report: Report) -> None:
 
 
 @contextmanager
-def up(config: Config, report: Report) -> Iterator[Starting]:
+def up(config: Config, done: Report, working: Report) -> Iterator[Starting]:
     """Starts a cluster and yields when it is ready; it ends with the block unless it is kept.
 
-    `report` gets a line for each step. Raises BerthError with what went wrong, and where its logs are.
+    `done` gets a line for each step, `working` what is being done while a step takes long (the first build). Raises
+    BerthError with what went wrong, and where its logs are.
     """
     config.check()
-    provide(report)
+    provide(working)
     folder = folder_of(config.name)
     with _locked(config.name) as lock:
         _clear(folder)
@@ -106,7 +107,7 @@ def up(config: Config, report: Report) -> Iterator[Starting]:
         process = _spawn(folder, lock)
     starting = Starting(config, folder, process)
     try:
-        _follow(process, folder, report)
+        _follow(process, folder, done)
         yield starting
     finally:
         starting.close()
@@ -156,7 +157,7 @@ def _spawn(folder: Path, lock: int) -> subprocess.Popen[bytes]:
         )
 
 
-def _follow(process: subprocess.Popen[bytes], folder: Path, report: Report) -> None:
+def _follow(process: subprocess.Popen[bytes], folder: Path, done: Report) -> None:
     """Hands on the progress until the cluster is ready."""
     assert process.stdout is not None
     for line in process.stdout:
@@ -165,7 +166,7 @@ def _follow(process: subprocess.Popen[bytes], folder: Path, report: Report) -> N
             return
         if said.get("error"):
             raise BerthError(f"{said['text']}\nlogs: {folder / 'logs'}")
-        report(said["text"])
+        done(said["text"])
     raise BerthError(f"the cluster ended while it was starting; logs: {folder / 'logs'}")
 
 

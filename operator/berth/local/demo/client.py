@@ -1,7 +1,8 @@
 """A well-behaved client: gRPC streams over a few connections that are kept, one retry when a server goes away.
 
 Requests take the connections in turn. A request whose server went away (UNAVAILABLE) is sent once more, from its
-beginning, over whatever the Service gives then; its times count from the first attempt.
+beginning, over whatever the Service gives then. Its times are those of a user who watches: from the first sending, to
+the first token of all, to the last.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ class Outcome:
     first: float | None = None
     last: float | None = None
     tokens: int = 0
-    retried_at: float | None = None
+    broken_at: float | None = None
+    """When the first attempt ended without its answer."""
+    resumed_at: float | None = None
+    """When the first token of the second attempt came."""
     error: str = ""
 
     @property
@@ -98,8 +102,7 @@ class Replay:
             try:
                 await self._attempt(client, outcome)
             except Unavailable:
-                outcome.retried_at = self.now()
-                outcome.first, outcome.tokens = None, 0
+                outcome.broken_at, outcome.tokens = self.now(), 0
                 await asyncio.sleep(RETRY_PAUSE)
                 await self._attempt(client, outcome)
         except (Unavailable, Failed) as error:
@@ -115,9 +118,11 @@ class Replay:
             async for result, error in stream:
                 if error is not None:
                     raise _translated(error)
-                if words := len(result.as_numpy("text_output")[0].split()) if _has_text(result) else 0:
+                if words := _words(result):
                     outcome.last = self.now()
                     outcome.first = outcome.first or outcome.last
+                    if outcome.broken_at is not None:
+                        outcome.resumed_at = outcome.resumed_at or outcome.last
                     outcome.tokens += words
                     self.tokens += words
         except (InferenceServerException, grpc.RpcError) as error:
@@ -126,8 +131,10 @@ class Replay:
             raise Failed(f"{outcome.tokens} of {outcome.request.output_tokens} tokens came")
 
 
-def _has_text(result: Any) -> bool:
-    return result.as_numpy("text_output") is not None
+def _words(result: Any) -> int:
+    """Tokens of one piece of the answer; the last piece is empty."""
+    text = result.as_numpy("text_output")
+    return 0 if text is None else len(text[0].split())
 
 
 def _translated(error: Exception) -> Unavailable | Failed:

@@ -8,33 +8,31 @@ from collections.abc import Sequence
 from berth.local.demo.client import Outcome
 
 
-def latency_table(parts: Sequence[tuple[str, Sequence[Outcome]]], wanted: tuple[str, str]) -> list[str]:
+def latency_table(parts: Sequence[tuple[str, Sequence[Outcome]]], wanted: tuple[float, float]) -> list[str]:
     """Times to first token and per output token of each part of the replay; `wanted` are their p95 objectives."""
-    rows = [("", "REQUESTS", "TTFT P50", "TTFT P95", "TPOT P50", "TPOT P95")]
+    rows: list[tuple[str, ...]] = [("", "REQUESTS", "TTFT P50", "TTFT P95", "TPOT P50", "TPOT P95")]
     for name, outcomes in parts:
         first = [each.time_to_first_token for each in outcomes if each.time_to_first_token is not None]
         each_token = [each.time_per_output_token for each in outcomes if each.time_per_output_token is not None]
         times = [duration(percentile(values, share)) for values in (first, each_token) for share in (50, 95)]
         rows.append((name, str(len(outcomes)), *times))
-    rows.append(("objective", "", "", wanted[0], "", wanted[1]))
+    rows.append(("objective", "", "", duration(wanted[0]), "", duration(wanted[1])))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
+    padded = (
+        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         for row in rows
-    ]
+    )
+    return ["  ".join(cells) for cells in padded]
 
 
 def noticed(outcomes: Sequence[Outcome]) -> str:
     """One sentence about failed and repeated requests."""
     failed = [each for each in outcomes if each.error]
-    again = [each for each in outcomes if each.retried_at is not None and not each.error]
+    again = [each for each in outcomes if each.broken_at is not None and not each.error]
     at_once = len(outcomes) - len(failed) - len(again)
     text = f"{len(outcomes)} requests: {at_once} answered at the first attempt, {len(again)} sent again and answered"
-    if again:
-        worst = max(each.time_to_first_token or 0.0 for each in again)
-        text += f" (first token after {duration(worst)} at worst)"
+    if waits := [each.resumed_at - each.broken_at for each in again if each.resumed_at and each.broken_at]:
+        text += f" (tokens came again after {duration(max(waits))} at worst)"
     return f"{text}, {len(failed)} failed"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import yaml
 from kubernetes.aio.client import ApiClient
 
 from berth import labels
+from berth.api.common import seconds
 from berth.errors import BerthError
 from berth.kube import auth
 from berth.kube.client import KubeClient
@@ -22,7 +24,7 @@ from berth.local import cluster, control, sandbox
 from berth.local.config import Config
 from berth.local.demo import report, trace
 from berth.local.demo.client import Outcome, Replay
-from berth.local.demo.screen import Screen
+from berth.local.screen import Screen
 from berth.local.triton_env import CHECKOUT
 from berth.serving.prober import TritonProber
 
@@ -33,12 +35,14 @@ FAILURE_AT: Final = 40.0
 """Seconds into the replay: the queues are those of a running service by then."""
 AFTERMATH: Final = 15.0
 """Seconds that count as the time of the failure."""
+RATE_SECONDS: Final = 5
+BEFORE, DURING, AFTER = "answered before the failure", f"in flight at it, or sent in {AFTERMATH:.0f}s", "sent later"
 
 
 def run(name: str, *, keep: bool, screen: Screen) -> None:
     """Raises BerthError. The cluster ends with the demonstration unless `keep`."""
     screen.title("Llama-3.1-70B on two pools of simulated GPUs; Triton, Kubernetes, clients and failures are real")
-    with cluster.up(Config(name), screen.step) as started:
+    with cluster.up(Config(name), screen.step, screen.working) as started:
         asyncio.run(_Story(started.folder, name, screen).tell())
         if keep:
             started.keep()
@@ -71,7 +75,9 @@ class _Story:
 
     async def _serving(self, groups: _Groups) -> None:
         """Until the deployment says Ready."""
-        await groups.until(lambda: bool(groups.states) and set(groups.states.values()) == {"Serving"}, SERVING_LIMIT)
+        allocations = self._deployment["spec"]["placement"]["fixed"]["allocations"]
+        wanted = sum(allocation["groups"] for allocation in allocations)
+        await groups.until(lambda: len(groups.leaders) == wanted, SERVING_LIMIT)
         for group, pod in sorted(groups.leaders.items()):
             spec = pod["spec"]
             self._screen.step(f"{group} serves on {spec['nodeName']}: a token came out of it")
@@ -81,7 +87,7 @@ class _Story:
     async def _under_load(self, replay: Replay, groups: _Groups) -> float:
         """Replays the trace and kills a server in the middle of it. The moment of that, on the replay's clock."""
         self._screen.step(
-            f"replaying {len(replay.requests)} requests of the {trace.SOURCE} over {replay.connections} kept connections"
+            f"replaying {len(replay.requests)} requests of the {trace.SOURCE}, {replay.connections} kept connections"
         )
         running = asyncio.create_task(replay.run())
         drawing = asyncio.create_task(self._draw(replay))
@@ -97,14 +103,15 @@ class _Story:
         return killed_at
 
     async def _draw(self, replay: Replay) -> None:
-        last, tokens = 0.0, 0
-        end = replay.requests[-1].at
+        past = collections.deque([(0.0, 0)], maxlen=RATE_SECONDS)
         while True:
             await asyncio.sleep(1)
             now = replay.now()
-            rate, last, tokens = (replay.tokens - tokens) / (now - last), now, replay.tokens
+            since, tokens = past[0]
+            rate = (replay.tokens - tokens) / (now - since)
+            past.append((now, replay.tokens))
             done = f"{len(replay.outcomes)} answered, {replay.in_flight} in flight, {rate:.0f} tokens/s"
-            self._screen.bar(min(now / end, 1.0), done)
+            self._screen.bar(now / replay.requests[-1].at, done)
 
     async def _kill_a_server(self, replay: Replay, groups: _Groups) -> float:
         """SIGKILL to the Triton of the first group, and what Berth makes of it."""
@@ -122,16 +129,14 @@ class _Story:
 
     async def _conclude(self, replay: Replay, killed_at: float) -> None:
         objectives = self._deployment["spec"]["objectives"]
-        wanted = objectives["timeToFirstToken"]["p95"], objectives["timePerOutputToken"]["p95"]
+        wanted = seconds(objectives["timeToFirstToken"]["p95"]), seconds(objectives["timePerOutputToken"]["p95"])
 
-        def sent(low: float, high: float) -> list[Outcome]:
-            return [each for each in replay.outcomes if low <= each.sent < high]
+        def part(outcome: Outcome) -> str:
+            if outcome.last is not None and outcome.last < killed_at:
+                return BEFORE
+            return DURING if outcome.sent < killed_at + AFTERMATH else AFTER
 
-        parts = [
-            ("before the failure", sent(0, killed_at)),
-            (f"{AFTERMATH:.0f}s from the failure on", sent(killed_at, killed_at + AFTERMATH)),
-            ("afterwards", sent(killed_at + AFTERMATH, float("inf"))),
-        ]
+        parts = [(name, [each for each in replay.outcomes if part(each) == name]) for name in (BEFORE, DURING, AFTER)]
         self._screen.plain()
         self._screen.plain("measured at the clients, on simulated hardware:")
         for line in report.latency_table(parts, wanted):

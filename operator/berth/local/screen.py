@@ -1,4 +1,4 @@
-"""What the demonstration prints: lines with times and ticks, and a bar while something takes long.
+"""What a person sees of something that takes its time: lines with times and ticks, and a bar in between.
 
 On a terminal the bar is drawn over itself; elsewhere it becomes a line now and then.
 """
@@ -12,14 +12,16 @@ from typing import Final, TextIO
 WIDTH: Final = 24
 LINE_EVERY: Final = 15.0
 """Seconds between two lines of progress where nothing can be drawn over."""
-TICK, CROSS = "✓", "✗"
+MARKS: Final = "✓", "✗"
+PLAIN_MARKS: Final = "+", "x"
 
 
 class Screen:
     """Times are seconds since this was made."""
 
-    def __init__(self, out: TextIO = sys.stdout) -> None:
-        self._out = out
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stdout
+        self._tick, self._cross = MARKS if _can_show("".join(MARKS), self._out) else PLAIN_MARKS
         self._started = time.monotonic()
         self._drawn = False
         self._bar_at = 0.0
@@ -29,11 +31,15 @@ class Screen:
 
     def step(self, text: str) -> None:
         """Something that is done."""
-        self._line(TICK, text)
+        self._line(self._tick, text)
+
+    def working(self, text: str) -> None:
+        """Something that takes long."""
+        self._line(" ", text)
 
     def fault(self, text: str) -> None:
         """Something that broke, on purpose."""
-        self._line(CROSS, text)
+        self._line(self._cross, text)
 
     def plain(self, text: str = "") -> None:
         self._print(text)
@@ -60,3 +66,11 @@ class Screen:
             self._drawn = False
         self._out.write(f"{text}\n")
         self._out.flush()
+
+
+def _can_show(text: str, out: TextIO) -> bool:
+    try:
+        text.encode(out.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
