@@ -187,7 +187,7 @@ def _pools_of_cluster(kubeconfig: str | None, context: str, name: str) -> list[d
 
 
 def _planned(deployment: LLMDeployment, pools: Sequence[GPUPool]) -> Planned:
-    from berth.core.accept import accept
+    from berth.core.accept import accept, wanted_groups
     from berth.core.placement.choose import choose
     from berth.core.placement.evaluate import Estimates, Memory
     from berth.core.placement.layouts import Layout
@@ -208,7 +208,8 @@ def _planned(deployment: LLMDeployment, pools: Sequence[GPUPool]) -> Planned:
     candidates, in_force = list(answer.candidates), answer.chosen
     for allocation in deployment.spec.fixed_allocations:
         layout = Layout.of(allocation)
-        in_force = size(asked, supplies[layout.pool], layout, evaluation, "simulate", groups=allocation.groups)
+        groups = wanted_groups(deployment, allocation)
+        in_force = size(asked, supplies[layout.pool], layout, evaluation, "simulate", groups=groups)
         candidates = [each for each in candidates if each.layout != layout or each is answer.chosen]
         candidates.insert(1 if answer.chosen else 0, in_force)
     return Planned(asked, supplies, evaluation, answer, candidates, in_force)

@@ -56,7 +56,7 @@ def answer(wanted: Question, pools: Sequence[Supply] = POOLS, toy: Toy | None = 
     return choose(wanted, pools, toy or Toy(), **options)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(SEEDS, RATES)
 def test_it_is_never_worse_than_brute_force(seed: int, rate: str) -> None:
     """Told that every group carries 4 % less: batch limits are equal within 2 % of capacity, and there are two."""
@@ -71,6 +71,7 @@ def test_it_is_never_worse_than_brute_force(seed: int, rate: str) -> None:
         assert found.layout in {each.layout for each in everything(wanted, PAIR, toy)}
 
 
+@settings(max_examples=40)
 @given(SEEDS, RATES, st.sampled_from(["Cost", "Latency", "Throughput"]))
 def test_what_is_chosen_keeps_its_promises(seed: int, rate: str, prefer: str) -> None:
     limits = {"gpus": 20, "costPerHour": "45"}
@@ -90,6 +91,7 @@ def test_what_is_chosen_keeps_its_promises(seed: int, rate: str, prefer: str) ->
     check_allocation(wanted.deployment, allocation, by_name[found.layout.pool].pool, wanted.model, "placement")
 
 
+@settings(max_examples=25)
 @given(SEEDS, RATES)
 def test_the_order_of_pools_and_variants_does_not_matter(seed: int, rate: str) -> None:
     first = answer(asked(rate), POOLS, Toy(seed))
@@ -109,7 +111,7 @@ def test_more_load_never_needs_fewer_groups(seed: int, rates: list[float]) -> No
     assert counts == sorted(counts)
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(SEEDS, RATES, st.floats(0.3, 0.99))
 def test_a_tighter_objective_is_never_cheaper(seed: int, rate: str, tighter: float) -> None:
     """Tighter objectives lower the capacity of every group; the cheapest possible placement cannot get cheaper."""
@@ -123,6 +125,7 @@ def test_a_tighter_objective_is_never_cheaper(seed: int, rate: str, tighter: flo
         assert price(found) >= cheapest - 1e-9
 
 
+@settings(max_examples=30)
 @given(SEEDS, RATES, st.floats(0.001, 0.03))
 def test_small_noise_does_not_move_what_is_in_force(seed: int, rate: str, noise: float) -> None:
     """Only an incumbent that got more than the tie band worse than the best is left."""

@@ -90,10 +90,11 @@ def decide(snapshot: Snapshot, supplies: Iterable[Supply], memory: Memory) -> De
     asked = question(snapshot.deployment)
     pools = {supply.name: supply for supply in supplies}
     now = in_force(snapshot)
-    if now is not None and not _legal(asked, pools, now.allocation) and _holds_on(snapshot, now):
-        return Decision(now.allocation, now.groups_for_traffic or 0, _stored(snapshot))
+    stays = now is not None and (now.spec_hash is None or _stays(snapshot, now))
     desk = _Desk(asked, pools, Estimates(asked, pools, memory))
-    if now is not None and (now.spec_hash is None or _stays(snapshot, now)):
+    if now is not None and snapshot.groups and (stays or not _may_move(snapshot)) and not desk.knows(now.allocation):
+        return Decision(now.allocation, now.groups_for_traffic or 0, _stored(snapshot))  # what serves, serves on
+    if now is not None and stays:
         return desk.keep(now, "in force when Berth first saw it")
     allowed = asked.spec.placement.pools
     offered = [supply for name, supply in pools.items() if not allowed or name in allowed]
@@ -119,17 +120,8 @@ def _stays(snapshot: Snapshot, now: InForce) -> bool:
     return bool(snapshot.groups) and (not snapshot.shortages or not _may_move(snapshot))
 
 
-def _holds_on(snapshot: Snapshot, now: InForce) -> bool:
-    """What serves on a pool or variant that is gone serves on, unless the user asked for another placement."""
-    return bool(snapshot.groups) and (_stays(snapshot, now) or not _may_move(snapshot))
-
-
 def _may_move(snapshot: Snapshot) -> bool:
     return snapshot.deployment.spec.placement.moves.mode == "Auto"
-
-
-def _legal(asked: Question, pools: Mapping[str, Supply], allocation: Allocation) -> bool:
-    return allocation.pool in pools and any(variant.name == allocation.variant for variant in asked.variants)
 
 
 def _stored(snapshot: Snapshot) -> dict[str, Any]:
@@ -145,6 +137,11 @@ class _Desk:
     asked: Question
     pools: Mapping[str, Supply]
     evaluation: Evaluation
+
+    def knows(self, allocation: Allocation) -> bool:
+        """Whether its pool and its variant still exist."""
+        variants = [variant.name for variant in self.asked.variants]
+        return allocation.pool in self.pools and allocation.variant in variants
 
     def keep(self, now: InForce, reason: str, answer: Answer | None = None) -> Decision:
         """The layout in force. If the spec asks for something else (`answer`), with as many groups as it asks for."""

@@ -135,16 +135,16 @@ def size(
     needed = max(traffic, question.spec.replica_groups.min_available)
     out = replace(out, groups_for_traffic=traffic, needed=needed)
     demand = group_demand(question.deployment, layout.allocation(1), supply.pool)
-    if groups is not None:
-        return _complete(out, question, supply, demand, evaluation, groups)
-    fewest = max(needed, question.fewest)
-    bound = min(_bounds(question, supply, demand), key=lambda bound: bound.groups)
-    if fewest > bound.groups:
-        return replace(out, rejected=_too_many(fewest, demand, bound))
-    groups = _groups_for_availability(question, supply, demand, needed, fewest, bound.groups)
-    if question.prefer == "Throughput" and _bounded_by_user(question):
-        groups = max(groups, min(bound.groups, supply.room_now(demand)))
-    return _complete(out, question, supply, demand, evaluation, groups)
+    predict = _Prediction(question, supply, demand, needed)
+    if groups is None:
+        fewest = max(needed, question.fewest)
+        bound = min(_bounds(question, supply, demand), key=lambda bound: bound.groups)
+        if fewest > bound.groups:
+            return replace(out, rejected=_too_many(fewest, demand, bound))
+        groups = _groups_for_availability(question.availability, predict, fewest, bound.groups)
+        if question.prefer == "Throughput" and _bounded_by_user(question):
+            groups = max(groups, min(bound.groups, supply.room_now(demand)))
+    return _complete(out, predict, evaluation, groups)
 
 
 def groups_for_load(load: float, capacity: float) -> int:
@@ -164,25 +164,17 @@ def uneven(groups: int) -> float:
     return imbalance(groups, CHANNELS_PER_GROUP * groups)
 
 
-def _complete(
-    out: Candidate,
-    question: Question,
-    supply: Supply,
-    demand: Demand,
-    evaluation: Evaluation,
-    groups: int,
-) -> Candidate:
+def _complete(out: Candidate, predict: _Prediction, evaluation: Evaluation, groups: int) -> Candidate:
     """Every figure of `groups` groups."""
     assert out.capacity is not None
-    needed = out.needed
+    question, supply, demand = predict.question, predict.supply, predict.demand
     traffic, found = question.traffic, out.capacity
-    layout = supply.lay_out(demand, groups, needed, question.spec.replica_groups.spread.topology_key)
     factor = uneven(groups)
     share = traffic.load / groups * factor
     latency = evaluation.latency(out.layout, math.ceil(share) if traffic.closed else share, out.method)
     answer = traffic.output_tokens.mean
     produced = question.output_tokens_per_second or groups * latency.requests_per_second / factor * answer
-    availability = _availability(question, supply, demand, needed, groups)
+    availability = predict(groups)
     load = traffic.load * factor / (groups * found.load)
     out = replace(
         out,
@@ -194,7 +186,7 @@ def _complete(
         availability=availability,
         available=question.availability is None or availability.unavailability <= 1 - question.availability,
         load_after_group_loss=load_after_group_loss(load, groups),
-        cost=cost_of(supply, demand, layout, produced if latency.stable else 0.0),
+        cost=cost_of(supply, demand, predict.layout(groups), produced if latency.stable else 0.0),
     )
     limit = question.limits.cost_per_hour
     if out.cost and limit is not None and (over := why_over_cost_limit(question.limits, out.cost.per_hour)):
@@ -255,39 +247,52 @@ def groups_of(groups: int, demand: Demand) -> str:
 
 
 # --- availability -----------------------------------------------------------------------------------------------------
-def _groups_for_availability(
-    question: Question, supply: Supply, demand: Demand, needed: int, fewest: int, most: int
-) -> int:
+class _Prediction:
+    """Availability by number of groups, as they would stand; each number is computed once."""
+
+    def __init__(self, question: Question, supply: Supply, demand: Demand, needed: int) -> None:
+        self.question, self.supply, self.demand, self.needed = question, supply, demand, needed
+        self._known: dict[int, Availability] = {}
+
+    def __call__(self, groups: int) -> Availability:
+        if groups not in self._known:
+            self._known[groups] = self._predict(groups)
+        return self._known[groups]
+
+    def layout(self, groups: int) -> tuple[tuple[str, ...], ...]:
+        """Nodes of each group, where the arbiter would put them."""
+        topology_key = self.question.spec.replica_groups.spread.topology_key
+        return self.supply.lay_out(self.demand, groups, self.needed, topology_key)
+
+    def _predict(self, groups: int) -> Availability:
+        supply, pool = self.supply, self.supply.pool.spec
+        layout = self.layout(groups)
+        spares = _SPARES_ON_DEMAND if supply.nodes is None else max(0, supply.room_now(self.demand) - groups)
+        rates = FailureModel(
+            node_mtbf_days=pool.node_mtbf_days,
+            gpus_per_node=pool.gpus_per_node,
+            domain_level=pool.failure_domain_key.rpartition("/")[2],
+        )
+        return reliability.predict(
+            layout,
+            self.needed,
+            self.demand.gpus_per_member,
+            rates,
+            domain_of=supply.domain_of(layout),
+            spares=spares,
+        )
+
+
+def _groups_for_availability(target: float | None, predict: _Prediction, fewest: int, most: int) -> int:
     """The smallest number that reaches the target, else the smallest beyond which more groups hardly help."""
-    if question.availability is None:
+    if target is None:
         return fewest
-    tried: dict[int, Availability] = {}
-
-    def predict(groups: int) -> Availability:
-        tried[groups] = _availability(question, supply, demand, needed, groups)
-        return tried[groups]
-
-    found = groups_for(question.availability, fewest, min(most, fewest + _MORE_GROUPS), predict)
+    most = min(most, fewest + _MORE_GROUPS)
+    found = groups_for(target, fewest, most, predict)
     if found.groups is not None:
         return found.groups
     good_enough = _HARDLY * found.best.unavailability
-    return next(groups for groups, each in sorted(tried.items()) if each.unavailability <= good_enough)
-
-
-def _availability(question: Question, supply: Supply, demand: Demand, needed: int, groups: int) -> Availability:
-    """Of groups that stand where the arbiter would put them."""
-    pool = supply.pool.spec
-    topology = question.spec.replica_groups.spread.topology_key
-    layout = supply.lay_out(demand, groups, needed, topology)
-    spares = _SPARES_ON_DEMAND if supply.nodes is None else max(0, supply.room_now(demand) - groups)
-    rates = FailureModel(
-        node_mtbf_days=pool.node_mtbf_days,
-        gpus_per_node=pool.gpus_per_node,
-        domain_level=pool.failure_domain_key.rpartition("/")[2],
-    )
-    return reliability.predict(
-        layout, needed, demand.gpus_per_member, rates, domain_of=supply.domain_of(layout), spares=spares
-    )
+    return next(groups for groups in range(fewest, most + 1) if predict(groups).unavailability <= good_enough)
 
 
 # --- rejections -------------------------------------------------------------------------------------------------------
