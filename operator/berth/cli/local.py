@@ -198,16 +198,19 @@ def logs(name: str, pod: str, namespace: str, container: str | None, previous: b
 
 
 def _greeting(config: Config) -> str:
+    from berth.local.screen import own_command
+
+    local = f"{own_command()} local"
     option = "" if config.name == "berth" else f" --name {config.name}"
     return "\n".join(
         [
             "",
             "next:",
-            f"  export KUBECONFIG=$(berth local kubeconfig{option})",
-            f"  berth local kubectl{option} apply -f manifests/samples/llama-70b.yaml",
-            f"  berth local kubectl{option} get llmd",
-            f"  berth local status{option}",
-            f"  berth local down{option}",
+            f"  export KUBECONFIG=$({local} kubeconfig{option})",
+            f"  {local} kubectl{option} apply -f manifests/samples/llama-70b.yaml",
+            f"  {local} kubectl{option} get llmd",
+            f"  {local} status{option}",
+            f"  {local} down{option}",
         ]
     )
 

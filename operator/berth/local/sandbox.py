@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -21,30 +21,26 @@ from typing import Final
 MARK: Final = "BERTH_LOCAL"
 """Environment variable of every process of a pod: `<folder of the cluster>/<UID of the pod>`."""
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Triton puts its regions
-_NAMESPACES: Final = ("--pid", "--fork", "--kill-child", "--mount-proc", "--ipc", "--uts")
+_ENTER: Final = (sys.executable, "-I", "-S", str(Path(__file__).with_name("enter.py")))
 
 
 @cache
 def isolation() -> tuple[str, ...]:
     """What to put before a command to make it PID 1 of its own namespaces; empty where the kernel forbids it."""
-    if shutil.which("unshare") is None:
-        return ()
-    for user in ((), ("--user", "--map-root-user")):
-        command = ("unshare", *user, *_NAMESPACES)
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            if subprocess.run([*command, "true"], capture_output=True, timeout=10).returncode == 0:
-                return command
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        if subprocess.run([*_ENTER, "true"], capture_output=True, timeout=10).returncode == 0:
+            return _ENTER
     return ()
 
 
 def inner(pid: int, prefix: Sequence[str]) -> int | None:
     """The process that an `isolation` prefix started as `pid`: its child. None before the fork and after the end.
 
-    Signals go there: `unshare` ignores SIGTERM, and must not end before what it started has.
+    Signals go there: what is outside only waits, and must not end before what is inside has.
     """
     if not prefix:
         return pid
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
     return None
 

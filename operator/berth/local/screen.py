@@ -5,6 +5,8 @@ On a terminal the bar is drawn over itself; elsewhere it becomes a line now and 
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
 from typing import Final, TextIO
@@ -66,6 +68,11 @@ class Screen:
             self._drawn = False
         self._out.write(f"{text}\n")
         self._out.flush()
+
+
+def own_command() -> str:
+    """How the reader calls this program: by its name, or by its path if the name is not found."""
+    return "berth" if shutil.which("berth") else os.path.relpath(sys.argv[0])
 
 
 def _can_show(text: str, out: TextIO) -> bool:

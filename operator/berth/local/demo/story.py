@@ -24,7 +24,7 @@ from berth.local import cluster, control, sandbox
 from berth.local.config import Config
 from berth.local.demo import report, trace
 from berth.local.demo.client import Outcome, Replay
-from berth.local.screen import Screen
+from berth.local.screen import Screen, own_command
 from berth.local.triton_env import CHECKOUT
 from berth.serving.prober import TritonProber
 
@@ -239,10 +239,10 @@ def _say_what_next(name: str, keep: bool, screen: Screen) -> None:
     screen.plain()
     screen.plain("next:")
     if not keep:
-        screen.plain("  make demo KEEP=1                                 the same, and the cluster stays for you")
-        screen.plain("  .venv/bin/berth local up                         an empty cluster, for your own experiments")
+        screen.plain(f"  {'make demo KEEP=1':<48} the same, and the cluster stays for you")
+        screen.plain(f"  {own_command() + ' local up':<48} an empty cluster, for your own experiments")
         return
-    berth = ".venv/bin/berth"
+    berth = own_command()
     for command, why in (
         (f"{berth} local kubectl --name {name} get llmd,pods", "what runs"),
         (f"{berth} local status --name {name}", "nodes, and addresses of Services"),

@@ -72,6 +72,7 @@ class PodWorker:
         self._containers = [Container(each, pod, place) for each in pod["spec"]["containers"]]
         images = {each["name"]: each["image"] for each in pod["spec"]["containers"]}
         self._statuses = {name: ContainerStatus(name, image) for name, image in images.items()}
+        self._unfinished = set(self._statuses)
         self._was_gone = False
         self.update(pod)
 
@@ -114,7 +115,6 @@ class PodWorker:
                 async with asyncio.TaskGroup() as containers:
                     for container in self._containers:
                         containers.create_task(self._keep(container, self._statuses[container.name]))
-            self._finished()
             self._dirty.set()
             await self._stopping.wait()
         finally:
@@ -165,8 +165,13 @@ class PodWorker:
         while await self._start(container, state):
             began = asyncio.get_running_loop().time()
             code = await self._live(container, state)
+            over = self._stopping.is_set() or not self._starts_again(code)
+            if over:
+                self._unfinished.discard(container.name)
+                if not self._unfinished:
+                    self._finished()
             self._record_end(container, state, code)
-            if self._stopping.is_set() or not self._starts_again(code):
+            if over:
                 return
             if asyncio.get_running_loop().time() - began >= BACKOFF_RESET:
                 backoff = 0.0
