@@ -148,7 +148,24 @@ def resolve(snapshot: Snapshot, defaults: Defaults, decision: Decision | None = 
     pool = pools[allocation.pool]
     image = _image(snapshot, defaults, allocation, pool)
     template = group_template(deployment, allocation, pool, image, defaults.engine_files)
-    return Wanted(allocation, pool, template, wanted_groups(deployment, allocation), groups_for_traffic)
+    count = wanted_groups(deployment, allocation)
+    if decision is not None and _proven(snapshot, template) < min(groups_for_traffic, count):
+        # Groups of another layout carry another share each: none of them leaves for the sake of the number alone.
+        count = max(count, _outdated_slots(snapshot, template))
+    return Wanted(allocation, pool, template, count, groups_for_traffic)
+
+
+def _proven(snapshot: Snapshot, template: GroupTemplate) -> int:
+    """Groups of the template that get requests."""
+    mine = (group for group in snapshot.groups if group.alive and group.template_hash == template.template_hash)
+    return sum(group.leader is not None and group.leader.serving for group in mine)
+
+
+def _outdated_slots(snapshot: Snapshot, template: GroupTemplate) -> int:
+    """Slots that are taken while groups of another template live; 0 if none does."""
+    alive = [group for group in snapshot.groups if group.alive]
+    outdated = any(group.template_hash != template.template_hash for group in alive)
+    return len({group.group for group in alive}) if outdated else 0
 
 
 def readable_pools(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, GPUPool]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from berth import labels
+from berth.api.llmdeployment import LLMDeployment
 from berth.core import conditions as c
 from berth.core.accept import wanted_groups
 from berth.core.conditions import Condition, merge
@@ -57,7 +58,7 @@ def build_status(snapshot: Snapshot, plan: Plan, outcome: Outcome) -> dict[str, 
         status |= {name: part for name, part in plan.decision.status.items() if name != "placement"}
     if plan.wanted is not None:
         status["resolved"] = {"image": plan.wanted.template.image, "backend": plan.wanted.template.backend}
-        status["placement"] = _placement(plan, plan.wanted, stored, snapshot.now)
+        status["placement"] = _placement(deployment, plan, plan.wanted, stored, snapshot.now)
     elif stored.get("resolved"):
         status["resolved"] = stored["resolved"]
     failover = _last_failover(snapshot.groups)
@@ -287,11 +288,14 @@ def _summary_message(facts: _Facts) -> str:
     return "Draining" if facts.draining else "Ready"
 
 
-def _placement(plan: Plan, wanted: Wanted, stored: Mapping[str, Any], now: float) -> dict[str, Any]:
+def _placement(
+    deployment: LLMDeployment, plan: Plan, wanted: Wanted, stored: Mapping[str, Any], now: float
+) -> dict[str, Any]:
     variant = wanted.template.variant
+    count = wanted_groups(deployment, wanted.allocation)
     allocation = {
         **wanted.template.allocation.model_dump(by_alias=True, exclude_none=True, mode="json"),
-        "groups": wanted.count,
+        "groups": count,
         "precision": variant.precision,
         "kvPrecision": variant.effective_kv_precision,
     }
@@ -301,7 +305,7 @@ def _placement(plan: Plan, wanted: Wanted, stored: Mapping[str, Any], now: float
         placement = dict(plan.decision.status.get("placement") or {})
     price = wanted.pool.spec.price_per_gpu_hour
     if price is not None and placement.get("allocations") != [allocation]:
-        placement["costPerHour"] = f"{float(price) * wanted.count * wanted.allocation.gpus:.2f}"
+        placement["costPerHour"] = f"{float(price) * count * wanted.allocation.gpus:.2f}"
     placement["allocations"] = [allocation]
     same = before.get("allocations") == placement["allocations"] and before.get("decidedAt")
     placement["decidedAt"] = before["decidedAt"] if same else timestamp(now)

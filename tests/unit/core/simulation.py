@@ -16,6 +16,7 @@ from berth.api.llmdeployment import parse_llmdeployment
 from berth.controller import parse
 from berth.core import actions as do
 from berth.core.observed import Answer, Shortage, Snapshot
+from berth.core.placement.decide import Decision
 from berth.core.plan import Defaults, Plan, make_plan, resolve
 from berth.core.render import DeploymentRef, render_replica_group
 from berth.core.status import Outcome, build_status
@@ -85,6 +86,8 @@ class Simulation:
         self.shortages: dict[int, Shortage] = {}
         self.answers: dict[str, Answer] = {}
         self.history: list[str] = []
+        self.decision: Decision | None = None
+        """The planner's, for placement.mode Auto."""
         self._uids = itertools.count(1)
 
     # --- the operator -------------------------------------------------------------------------------------------------
@@ -117,7 +120,7 @@ class Simulation:
     def run_pass(self, cut: int | None = None) -> Plan:
         """One pass; with `cut` it ends after so many orders, and what the process remembered is lost with it."""
         snapshot = self.snapshot()
-        plan = make_plan(snapshot, DEFAULTS, lambda deployment, wanted: self.needed)
+        plan = make_plan(snapshot, DEFAULTS, lambda deployment, wanted: self.needed, self.decision)
         self._check_retirements(plan)
         self.shortages = {}
         for number, order in enumerate(plan.actions):
@@ -186,7 +189,8 @@ class Simulation:
                 del self.children["ConfigMap", name]
 
     def _reserve(self, order: do.Reserve, snapshot: Snapshot) -> None:
-        wanted = resolve(snapshot, DEFAULTS)
+        wanted = resolve(snapshot, DEFAULTS, self.decision)
+        assert wanted is not None
         members, gpus = wanted.template.members, wanted.template.gpus_per_member
         dying = {each["metadata"]["uid"] for each in self.groups.values() if parse.lifecycle(each) == labels.FAILED}
         alive = set(self.nodes) - self.dead
