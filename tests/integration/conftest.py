@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from berth.local import binaries
 from berth.local.controlplane import PROGRAMS, ControlPlane
 from berth.local.kwok import Kwok
 from tests.support.cluster import Cluster
+from tests.support.loops import connections_closed
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -28,20 +28,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             binaries.provide([*PROGRAMS, "kwok", "kubectl"], lambda line: terminal.write(f"{line}\n", flush=True))
         except binaries.BinaryUnavailable as error:
             pytest.exit(f"the integration tier needs a control plane: {error}", returncode=1)
-
-
-async def connections_closed() -> None:
-    """asyncio says goodbye on a TLS connection in the background, after the client's close() has returned.
-
-    A loop that closes meanwhile leaves the socket to the garbage collector, and its warning fails some later test.
-    What is really left open still does.
-    """
-    transports = asyncio.get_running_loop()._transports  # type: ignore[attr-defined]
-    deadline = time.monotonic() + 2
-    while time.monotonic() < deadline and any(
-        each.get_extra_info("socket").fileno() >= 0 for each in list(transports.values())
-    ):
-        await asyncio.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)

@@ -26,11 +26,12 @@ MOUNT_PROC: Final = 2 | 4 | 8
 """MS_NOSUID | MS_NODEV | MS_NOEXEC, as /proc is mounted everywhere."""
 PARENT_DEATH_SIGNAL: Final = 1
 NOT_STARTED: Final = 127
+IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def main(command: list[str]) -> NoReturn:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     new_namespaces()
     child = os.fork()
@@ -53,13 +54,9 @@ def new_namespaces() -> None:
         _check(_libc.unshare(wanted))
     except PermissionError:
         _check(_libc.unshare(wanted | NEW_USERS))
-        for name, content in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{user} {user} 1"),
-            ("gid_map", f"{group} {group} 1"),
-        ):
-            with open(f"/proc/self/{name}", "w") as file:
-                file.write(content)
+        _write("setgroups", "deny")
+        _write("uid_map", f"{user} {user} 1")
+        _write("gid_map", f"{group} {group} 1")
 
 
 def become(command: list[str]) -> NoReturn:
@@ -68,12 +65,17 @@ def become(command: list[str]) -> NoReturn:
         _check(_libc.prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0))
         _check(_libc.mount(b"none", b"/", None, MOUNT_PRIVATE, None))
         _check(_libc.mount(b"proc", b"/proc", b"proc", MOUNT_PROC, None))
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (*IGNORED, signal.SIGPIPE, signal.SIGXFSZ):  # the last two are Python's own
             signal.signal(number, signal.SIG_DFL)
-        os.execvp(command[0], command)
+        os.execvp(command[0], command)  # noqa: S606 - no shell
     except OSError as error:
         print(f"{command[0]}: {error}", file=sys.stderr, flush=True)
     os._exit(NOT_STARTED)
+
+
+def _write(name: str, content: str) -> None:
+    with open(f"/proc/self/{name}", "w") as file:
+        file.write(content)
 
 
 def _check(result: int) -> None:

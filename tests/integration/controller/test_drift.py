@@ -10,10 +10,10 @@ import pytest_asyncio
 
 from berth.local.controlplane import ControlPlane
 from berth.local.kwok import Kwok
-from tests.integration.conftest import connections_closed
 from tests.integration.controller.conftest import Site, own_site
 from tests.support.berth import RunningBerth, ScriptedLeaders, running_berth
 from tests.support.cluster import Cluster, eventually
+from tests.support.loops import connections_closed
 
 Manifest = dict[str, Any]
 
