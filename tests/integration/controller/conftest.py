@@ -49,8 +49,7 @@ class Site:
     async def pool(self, gpu: str = "H100-SXM-80", nodes: int = 2, gpus: int = 8, **spec: Any) -> str:
         """A pool of new nodes, alternating over zones a and b; returns its name."""
         name = f"{'h100' if 'H100' in gpu else 'a100'}-{self.tag}-{secrets.token_hex(2)}"
-        for index in range(nodes):
-            await self.node(name, index, gpu, gpus)
+        await asyncio.gather(*(self.node(name, index, gpu, gpus) for index in range(nodes)))
         await self.cluster.create(
             {
                 "apiVersion": "berth.dev/v1alpha1",
@@ -69,11 +68,16 @@ class Site:
         return name
 
     async def node(self, pool: str, index: int, gpu: str = "H100-SXM-80", gpus: int = 8) -> str:
-        """Another node of the pool; returns its name."""
+        """Another node of the pool, ready; returns its name."""
         name, zone = f"{pool}-{index}", "ab"[index % 2]
-        await self.cluster.create(
-            gpu_node(name, product=PRODUCTS[gpu], gpus=gpus, zone=zone, labels={POOL_LABEL: pool})
-        )
+        manifest = gpu_node(name, product=PRODUCTS[gpu], gpus=gpus, zone=zone, labels={POOL_LABEL: pool})
+        await self.cluster.create(manifest)
+
+        async def ready() -> bool:
+            conditions = (await self.cluster.get("nodes", name))["status"].get("conditions", ())
+            return any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
+
+        await eventually(ready)
         return name
 
     def deployment(
