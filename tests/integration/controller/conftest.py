@@ -74,8 +74,9 @@ class Site:
         await self.cluster.create(manifest)
 
         async def ready() -> bool:
-            conditions = (await self.cluster.get("nodes", name))["status"].get("conditions", ())
-            return any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
+            node = await self.cluster.get("nodes", name)
+            conditions = {each["type"]: each["status"] for each in node["status"].get("conditions", ())}
+            return conditions.get("Ready") == "True" and not node["spec"].get("taints")
 
         await eventually(ready)
         return name
