@@ -75,7 +75,7 @@ class App:
         self._time_of_day = time_of_day
         self._configuration = configuration
         self._queue: WorkQueue[Key]
-        self._arbiter: Arbiter
+        self._reconciler: Reconciler
         self._world: World
         self._settling: asyncio.TimerHandle | None = None
 
@@ -119,13 +119,13 @@ class App:
             relist_seconds=settings.relist,
             metrics=self.metrics,
         )
-        self._arbiter = Arbiter(client, self._world, clock.now)
+        arbiter = Arbiter(client, self._world, clock.now)
         self._monitor = Monitor(self._prober, lambda key: self._wake(key), self._time_of_day, settings.canary_interval)
-        reconciler = Reconciler(
+        self._reconciler = Reconciler(
             client,
             self._world,
-            self._arbiter,
-            Executor(client, self._arbiter, self._prober, self._time_of_day),
+            arbiter,
+            Executor(client, arbiter, self._prober, self._time_of_day),
             self._monitor,
             recorder,
             Defaults(engine_files(), IMAGES),
@@ -133,7 +133,7 @@ class App:
             settings.resync,
         )
         self._recorder = recorder
-        self._queue = WorkQueue(reconciler.reconcile, workers=settings.workers, metrics=self.metrics)
+        self._queue = WorkQueue(self._reconciler.reconcile, workers=settings.workers, metrics=self.metrics)
 
     async def _work(self, elector: Elector, configuration: Configuration) -> None:
         """Copies first, then the Lease, then the work."""
@@ -196,7 +196,7 @@ class App:
 
     def _tell_those_who_wait(self) -> None:
         self._settling = None
-        for key in self._arbiter.waiting():
+        for key in self._reconciler.waiting():
             self._wake(key)
         for pool in self._world.pools.store.all():
             self._wake(pool_key(pool["metadata"]["name"]))

@@ -93,6 +93,7 @@ class Reconciler:
         self._planner = Planner(arbiter, self._pools.state)
         self._clock = clock
         self._memories: dict[Key, _Memory] = {}
+        self._unplaced: set[Key] = set()
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass over `key`; returns when the next is due, in seconds."""
@@ -118,6 +119,7 @@ class Reconciler:
         )
         memory.learn(outcome, snapshot.now)
         self._arbiter.forget(key, frozenset(outcome.shortages))
+        (self._unplaced.add if plan.wanted is None else self._unplaced.discard)(key)
         self._ask(key, snapshot, plan)
         await self._write_status(snapshot, plan, outcome)
         if outcome.refusals:
@@ -209,8 +211,13 @@ class Reconciler:
         except NotFound:
             _log.debug("%s is gone", metadata["name"])
 
+    def waiting(self) -> frozenset[Key]:
+        """Deployments that should look again when capacity or a pool changes."""
+        return self._arbiter.waiting() | self._unplaced
+
     def _forget(self, key: Key) -> None:
         self._memories.pop(key, None)
+        self._unplaced.discard(key)
         self._monitor.ask(key, frozenset(), frozenset())
         self._arbiter.forget(key)
 

@@ -1,5 +1,20 @@
-"""The site of the controller's tests: pools of simulated nodes, deployments to vary, and a running operator."""
+"""Pools of simulated nodes and deployments to vary, as in the controller's tests, and a running operator."""
 
-from tests.integration.controller.conftest import berth, leaders, site
+from __future__ import annotations
 
-__all__ = ["berth", "leaders", "site"]
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.controller.conftest import Site, site
+from tests.support.berth import RunningBerth, running_berth
+
+__all__ = ["site"]
+
+
+@pytest.fixture
+async def berth(kubeconfig: Path, site: Site) -> AsyncIterator[RunningBerth]:
+    """An operator for the test's namespace; every leader produces tokens."""
+    async with running_berth(kubeconfig, site.namespace) as running:
+        yield running

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.integration.controller.conftest import Site
+from berth.local.kwok import gpu_node
+from tests.integration.controller.conftest import POOL_LABEL, PRODUCTS, Site
 from tests.support.berth import RunningBerth, running_berth
 from tests.support.cluster import eventually
 
@@ -28,14 +29,26 @@ def automatic(site: Site, name: str = "llama", pools: tuple[str, ...] = (), **sp
     return deployment
 
 
+async def pool(site: Site, gpu: str, *, nodes: int = 2, gpus: int = 8, **spec: Any) -> str:
+    """A pool that Berth has seen with all its GPUs free."""
+    name = await site.pool(gpu, nodes, gpus, **spec)
+
+    async def free() -> bool:
+        found = await site.cluster.get("gpupools", name)
+        return bool(found.get("status", {}).get("gpus", {}).get("free") == nodes * gpus)
+
+    await eventually(free)
+    return name
+
+
 def placed(deployment: dict[str, Any]) -> dict[str, Any]:
     allocation: dict[str, Any] = deployment["status"]["placement"]["allocations"][0]
     return allocation
 
 
 async def test_a_deployment_lands_where_its_record_says(site: Site, berth: RunningBerth) -> None:
-    cheap = await site.pool("A100-SXM-40", pricePerGPUHour="0.90")
-    dear = await site.pool("H100-SXM-80", pricePerGPUHour="9.90")
+    cheap = await pool(site, "A100-SXM-40", pricePerGPUHour="0.90")
+    dear = await pool(site, "H100-SXM-80", pricePerGPUHour="9.90")
     await site.cluster.create(automatic(site, pools=(cheap, dear)))
     found = await site.settled()
 
@@ -49,8 +62,8 @@ async def test_a_deployment_lands_where_its_record_says(site: Site, berth: Runni
 
 
 async def test_prices_of_real_objects_decide_where_the_next_deployment_lands(site: Site, berth: RunningBerth) -> None:
-    a = await site.pool("A100-SXM-40", pricePerGPUHour="0.90")
-    b = await site.pool("H100-SXM-80", pricePerGPUHour="9.90")
+    a = await pool(site, "A100-SXM-40", pricePerGPUHour="0.90")
+    b = await pool(site, "H100-SXM-80", pricePerGPUHour="9.90")
     await site.cluster.create(automatic(site, "first", pools=(a, b)))
     assert placed(await site.settled("first"))["pool"] == a
 
@@ -62,8 +75,8 @@ async def test_prices_of_real_objects_decide_where_the_next_deployment_lands(sit
 
 
 async def test_capacity_of_real_nodes_decides_too(site: Site, berth: RunningBerth) -> None:
-    small = await site.pool("A100-SXM-40", nodes=1, gpus=1, pricePerGPUHour="0.90")
-    large = await site.pool("H100-SXM-80", pricePerGPUHour="9.90")
+    small = await pool(site, "A100-SXM-40", nodes=1, gpus=1, pricePerGPUHour="0.90")
+    large = await pool(site, "H100-SXM-80", pricePerGPUHour="9.90")
     await site.cluster.create(automatic(site, "first", pools=(small, large)))
     assert placed(await site.settled("first"))["pool"] == small
 
@@ -76,10 +89,10 @@ async def test_capacity_of_real_nodes_decides_too(site: Site, berth: RunningBert
 
 
 async def test_without_capacity_it_waits_and_says_what_for(site: Site, berth: RunningBerth) -> None:
-    pool = await site.pool("A100-SXM-40", nodes=1, gpus=1)
-    await site.cluster.create(automatic(site, "first", pools=(pool,)))
+    one = await pool(site, "A100-SXM-40", nodes=1, gpus=1)
+    await site.cluster.create(automatic(site, "first", pools=(one,)))
     await site.settled("first")
-    await site.cluster.create(automatic(site, "second", pools=(pool,)))
+    await site.cluster.create(automatic(site, "second", pools=(one,)))
 
     waiting = await site.until("Placed", "False", "second")
     condition = next(c for c in waiting["status"]["conditions"] if c["type"] == "Placed")
@@ -89,12 +102,25 @@ async def test_without_capacity_it_waits_and_says_what_for(site: Site, berth: Ru
     await site.settled("second")
 
 
+async def test_nodes_that_come_are_used_at_once(site: Site, berth: RunningBerth) -> None:
+    empty = await site.pool("A100-SXM-40", nodes=0)
+    await site.cluster.create(automatic(site, pools=(empty,)))
+    waiting = await site.until("Placed", "False")
+    condition = next(c for c in waiting["status"]["conditions"] if c["type"] == "Placed")
+    assert condition["reason"] == "WaitingForCapacity"
+    assert f"pool {empty} has no nodes" in condition["message"]
+
+    node = gpu_node(f"{empty}-0", product=PRODUCTS["A100-SXM-40"], gpus=8, zone="a", labels={POOL_LABEL: empty})
+    await site.cluster.create(node)
+    await site.settled(timeout=15)
+
+
 async def test_what_cannot_meet_its_objectives_is_not_placed_and_says_what_would_help(
     site: Site, berth: RunningBerth
 ) -> None:
-    pool = await site.pool("A100-SXM-40")
+    one = await pool(site, "A100-SXM-40")
     objectives = {"timePerOutputToken": {"p95": "2ms"}}
-    await site.cluster.create(automatic(site, pools=(pool,), objectives=objectives))
+    await site.cluster.create(automatic(site, pools=(one,), objectives=objectives))
 
     refused = await site.until("Placed", "False")
     condition = next(c for c in refused["status"]["conditions"] if c["type"] == "Placed")
@@ -109,9 +135,9 @@ async def test_what_cannot_meet_its_objectives_is_not_placed_and_says_what_would
 
 
 async def test_a_wiped_status_adopts_what_runs(site: Site, kubeconfig: Path) -> None:
-    a = await site.pool("A100-SXM-40", pricePerGPUHour="0.90")
-    b = await site.pool("H100-SXM-80", pricePerGPUHour="9.90")
     async with running_berth(kubeconfig, site.namespace):
+        a = await pool(site, "A100-SXM-40", pricePerGPUHour="0.90")
+        b = await pool(site, "H100-SXM-80", pricePerGPUHour="9.90")
         await site.cluster.create(automatic(site, pools=(a, b)))
         before = await site.settled()
     pods = {pod["metadata"]["uid"] for pod in await site.pods()}
@@ -126,8 +152,8 @@ async def test_a_wiped_status_adopts_what_runs(site: Site, kubeconfig: Path) -> 
 
 
 async def test_a_new_spec_is_planned_anew_unless_moves_are_off(site: Site, berth: RunningBerth) -> None:
-    a = await site.pool("A100-SXM-40", pricePerGPUHour="0.90")
-    b = await site.pool("H100-SXM-80", pricePerGPUHour="9.90")
+    a = await pool(site, "A100-SXM-40", pricePerGPUHour="0.90")
+    b = await pool(site, "H100-SXM-80", pricePerGPUHour="9.90")
     for name, mode in (("follows", "Auto"), ("stays", "Advise")):
         placement = {"mode": "Auto", "pools": [a, b], "moves": {"mode": mode}}
         await site.cluster.create(automatic(site, name, placement=placement))

@@ -65,24 +65,30 @@ class Supply:
         return fits if budget is None else min(fits, max(0, budget - held) // demand.gpus)
 
     def room(self, demand: Demand) -> int:
-        """Groups that the pool could hold if it were empty."""
-        fits = UNLIMITED if self.nodes is None else capacity.groups_that_fit(demand, self.nodes, {})
+        """Groups that the pool could hold if it were empty and all its nodes were well."""
+        fits = UNLIMITED if self.nodes is None else capacity.groups_that_fit(demand, self._well, {})
         budget = self.pool.spec.gpu_budget
         return fits if budget is None else min(fits, budget // demand.gpus)
 
-    def lay_out(self, demand: Demand, groups: int, needed: int, topology_key: str) -> tuple[tuple[str, ...], ...]:
-        """Nodes of each group as they would be placed: over domains with `needed` in mind, within one where
-        the fit is best.
+    @property
+    def _well(self) -> list[NodeView]:
+        """The nodes as they are when nothing is wrong with them."""
+        return [replace(node, ready=True, unschedulable=False, deleting=False) for node in self.nodes or ()]
 
-        Into what is free where that is enough, else as if the pool were empty. Without known nodes every member has
-        one to itself.
+    def lay_out(self, demand: Demand, groups: int, needed: int, topology_key: str) -> tuple[tuple[str, ...], ...]:
+        """Nodes of each group as they would be placed: over domains with `needed` in mind, within one where the fit is
+        best.
+
+        Into what is free where that is enough, else as if the pool were empty and well. Without known nodes every
+        member has one to itself.
         """
         if self.nodes is None:
             return tuple(tuple(f"node-{g}-{m}" for m in range(demand.members)) for g in range(groups))
-        used = self.used if capacity.groups_that_fit(demand, self.nodes, self.used) >= groups else {}
+        now = capacity.groups_that_fit(demand, self.nodes, self.used) >= groups
+        nodes, used = (self.nodes, self.used) if now else (self._well, {})
         open_nodes = [
             node
-            for node in self.nodes
+            for node in nodes
             if has_labels(node, demand.node_selector) and held_back(node, demand.tolerations) is None
         ]
         domains: dict[str, list[NodeView]] = {}
