@@ -82,8 +82,9 @@ class ChildProcess:
             )
 
     def pause(self) -> None:
-        """Freezes the child: connections stay open and nothing answers."""
+        """Freezes the child: connections stay open and nothing answers. Returns once all its threads have stopped."""
         self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)

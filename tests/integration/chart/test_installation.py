@@ -57,7 +57,7 @@ async def without_crds(cluster: Cluster) -> None:
     async def gone() -> bool:
         return not await cluster.list("customresourcedefinitions")
 
-    await eventually(gone)
+    await eventually(gone, timeout=120)  # every object of every test before is taken along
 
 
 async def litter(cluster: Cluster, site: Site, home: str) -> None:

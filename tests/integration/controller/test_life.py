@@ -7,8 +7,14 @@ from tests.support.berth import RunningBerth
 from tests.support.cluster import eventually
 
 
+async def both_nodes_are_there(site: Site, pool: str) -> bool:
+    """As Berth sees it: what it does not know yet it cannot spread over."""
+    return (await site.cluster.get("gpupools", pool)).get("status", {}).get("healthyNodes") == 2
+
+
 async def test_fixed_placement_becomes_serving_groups(site: Site, berth: RunningBerth) -> None:
     pool = await site.pool()
+    await eventually(lambda: both_nodes_are_there(site, pool))
     await site.cluster.create(site.deployment(pool))
     found = await site.settled()
     assert found["status"]["summary"]["ready"] == "2/2"
