@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ ROOFLINE = FittedCoefficients(
     provenance={},
 )
 """Data sheets alone: the larger of memory and compute, measured all-reduces, no overheads."""
+MEAN = "mean over sources"
+MEAN_KNOWN = "mean over sources of runtimes that others show too"
 FIGURES = {
     "out_tok_s": "output tokens/s",
     "tpot_ms": "time per output token",
@@ -72,15 +74,18 @@ def main() -> None:
     estimators = {"berth": validated.predicted, "roofline": predict_measurements(data.measurements, ROOFLINE)}
     if second_opinion.available():
         estimators["aiconfigurator"] = second_opinions(data)
-    report: dict[str, dict[str, Any]] = {name: figures(data, p) for name, p in estimators.items()}
+    report: dict[str, dict[str, Any]] = {name: figures(data, p, validated.known) for name, p in estimators.items()}
     report["berth"]["covered"] = coverage(data, validated.predicted, error_quantiles(data, validated), validated.known)
     print(table(report))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def figures(data: Data, predicted: Floats) -> dict[str, Any]:
-    """Per figure and source: rows, median and 90th percentile of the error in per cent; and means over sources."""
+def figures(data: Data, predicted: Floats, known: Mask) -> dict[str, Any]:
+    """Per figure and source: rows, median and 90th percentile of the error in per cent; and means over sources.
+
+    A source counts as of a known runtime when other sources show the runtime generation of most of its rows.
+    """
     result: dict[str, Any] = {}
     for metric, name in FIGURES.items():
         chosen = (data.metrics == metric.split(",")[0]) & np.isfinite(predicted)
@@ -93,11 +98,18 @@ def figures(data: Data, predicted: Floats) -> dict[str, Any]:
                 "rows": int(rows.sum()),
                 "median": round(float(np.median(error)), 1),
                 "p90": round(float(np.quantile(error, 0.9)), 1),
+                "known": bool(known[rows].mean() > 0.5),
             }
         if sources:
-            means = {key: round(float(np.mean([s[key] for s in sources.values()])), 1) for key in ("median", "p90")}
-            result[name] = {"sources": sources, "mean over sources": means}
+            familiar = [s for s in sources.values() if s["known"]]
+            result[name] = {"sources": sources, MEAN: _mean(sources.values()), MEAN_KNOWN: _mean(familiar)}
     return result
+
+
+def _mean(sources: Collection[Mapping[str, float]]) -> dict[str, float] | None:
+    if not sources:
+        return None
+    return {key: round(float(np.mean([s[key] for s in sources])), 1) for key in ("median", "p90")}
 
 
 def constant_taken_out(data: Data, predicted: Floats) -> Floats:
@@ -144,8 +156,10 @@ def table(report: Mapping[str, Mapping[str, Any]]) -> str:
             cells = [entry["sources"].get(source) for entry in entries.values()]
             rows = max(cell["rows"] for cell in cells if cell)
             lines.append(f"  {source[:58]:<60}{rows:>6}" + "".join(f"{_cell(cell):>20}" for cell in cells))
-        means = "".join(f"{_cell(entry['mean over sources']):>20}" for entry in entries.values())
-        lines.append(f"  {'mean over sources':<66}" + means)
+        means = {
+            mean: "".join(f"{_cell(entry[mean]):>20}" for entry in entries.values()) for mean in (MEAN, MEAN_KNOWN)
+        }
+        lines += [f"  {mean:<66}{cells}" for mean, cells in means.items()]
         lines.append("")
     lines.append(f"published values between low and high: {report['berth']['covered']}")
     return "\n".join(lines)

@@ -79,6 +79,9 @@ SPREADS = {
     ("step_overhead", "generation"): 1.0,
     ("sequence_overhead", "generation"): 0.5,
 }
+HARNESSES = {"layer_overhead": 0.3, "step_overhead": 0.5, "sequence_overhead": 0.3}
+"""How far sources may lie apart in their overheads (log) beyond what runtime and version explain: hosts, clients and
+settings differ. They are fitted and left out of the result, so that one source does not speak for a runtime."""
 ROBUST = 0.1
 """Residual (log) from which an error counts linearly."""
 TOLERANCE = 1e-6
@@ -138,7 +141,10 @@ class Problem:
         self.measurements = [data.measurements[i] for i in self.index]
         self.cases = Cases(self.measurements)
         self.observed = np.log(data.values[self.index])
-        self.conditions = [condition_of(m) for m in self.measurements]
+        sources = data.sources[self.index]
+        self.conditions = [
+            {**condition_of(m), "source": str(source)} for m, source in zip(self.measurements, sources, strict=True)
+        ]
         self.hiding = np.array([hiding(c) for c in self.conditions])
         self.parameters: list[tuple[str, str, str]] = []
         columns, start, spread = [], [], []
@@ -147,13 +153,13 @@ class Problem:
             columns.append(np.ones(len(self.index), dtype=bool))
             start.append(np.log(prior))
             spread.append(sigma)
-            for kind in LEVELS[name]:
+            for kind in (*LEVELS[name], "source") if name in HARNESSES else LEVELS[name]:
                 levels = np.array([c[kind] for c in self.conditions])
                 for level in sorted(set(levels) - {""}):
                     self.parameters.append((name, kind, level))
                     columns.append(levels == level)
                     start.append(0.0)
-                    spread.append(SPREADS.get((name, kind), SPREAD[kind]))
+                    spread.append(HARNESSES[name] if kind == "source" else SPREADS.get((name, kind), SPREAD[kind]))
         self.design = np.array(columns).T.astype(float)
         self.coefficient = np.array([list(PRIORS).index(name) for name, _, _ in self.parameters])
         self.start, self.spread = np.array(start), np.array(spread)
@@ -217,7 +223,7 @@ class Problem:
         base = {name: float(np.exp(v)) for (name, kind, _), v in zip(self.parameters, x, strict=True) if not kind}
         factors: dict[str, dict[str, dict[str, float]]] = {name: {kind: {} for kind in LEVELS[name]} for name in PRIORS}
         for (name, kind, level), v in zip(self.parameters, x, strict=True):
-            if kind:
+            if kind in LEVELS[name]:
                 factors[name][kind][level] = float(np.exp(v))
         return FittedCoefficients(base, factors, {}, {})
 

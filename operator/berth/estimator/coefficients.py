@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from berth.estimator.hardware import NVLINK, GPUType
 from berth.estimator.models import ModelSpec
+from berth.estimator.precision import Precision
 from berth.estimator.precision import precision as precision_of
 from berth.estimator.runtimes import Runtime, attention_kernel
 from berth.estimator.steps import Coefficients
@@ -50,7 +51,7 @@ def condition(model: ModelSpec, gpu: GPUType, tensor_parallel: int, precision: s
     weights = precision_of(precision)
     return {
         "gpu": chip,
-        "weights": weights.name if weights.weight_bytes < 2 else "",
+        "weights": _weights(weights, runtime),
         "arithmetic": f"{chip}/{weights.arithmetic}",
         "generation": runtime.generation,
         "version": runtime.version,
@@ -59,6 +60,15 @@ def condition(model: ModelSpec, gpu: GPUType, tensor_parallel: int, precision: s
         "kernel": attention_kernel(runtime, model.heads / model.kv_heads),
         "link": "NVLink" if gpu.link == NVLINK else f"PCIe x{tensor_parallel}",
     }
+
+
+def _weights(weights: Precision, runtime: Runtime) -> str:
+    """Both kinds of int4 run on the same kernels today; early eager runtimes had slow ones of their own for each."""
+    if weights.weight_bytes >= 2:
+        return ""
+    if runtime.style == "eager":
+        return f"{weights.name}/eager"
+    return weights.name.split("-")[0]
 
 
 _HIDING: Final = {"eager": 3.0}

@@ -190,6 +190,9 @@ def _with_link(gpu: GPUType, interconnect: str) -> GPUType:
 
 
 # --- model ------------------------------------------------------------------------------------------------------------
+_NOT_DENSE: Final = r"\d+x\d+b|-a\d+b|deepseek-?(v[23]|r1)|kimi|mixtral|moe|grok|maverick|glm-?4\.[5-9]"
+
+
 def _model(row: Row) -> ModelSpec:
     name = _text(row, "model")
     try:
@@ -200,6 +203,10 @@ def _model(row: Row) -> ModelSpec:
             raise Unsupported(
                 f"model: {name or 'missing'} is not in the catalogue and params_b is not stated"
             ) from None
+    if re.search(_NOT_DENSE, name, re.IGNORECASE):
+        raise Unsupported(
+            f"model: {name} is a mixture of experts that is not in the catalogue: its size alone says little"
+        )
     return _dense_model(name, _number("params_b", stated, 0.05, 5000) * 1e9)
 
 

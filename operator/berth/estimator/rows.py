@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from berth.estimator.arrivals import Requests
 from berth.estimator.coefficients import FittedCoefficients, condition, fitted
@@ -31,8 +32,10 @@ from berth.estimator.steps import Coefficients, step_parts
 
 _OPEN_REQUESTS: Final = 500
 """Requests of an open-loop benchmark whose source does not state them."""
-_CLOSED_ROUNDS: Final = 10
+_CLOSED_ROUNDS: Final = 5
 """Requests per client of a closed-loop benchmark whose source does not state them."""
+_LENGTH_SPREAD: Final = 0.1
+"""Prompts and answers of benchmarks vary by about this share, which keeps clients from moving in lock-step."""
 _MOST_REQUESTS: Final = 5000
 _SEED: Final = 1
 _NCCL_LATENCY: Final = 10e-6
@@ -140,21 +143,27 @@ def _simulated(m: Measurement, c: Coefficients) -> float:
     def step(decodes: Floats, context: Floats, prefill: Floats, pairs: Floats) -> Floats:
         return np.asarray(step_parts(copy, c, decodes, context, prefill, pairs).total)
 
-    prompt, output = max(round(m.prompt), 1), max(round(m.output), 1)
-    room = max(float(kv_tokens(copy, c.reserve, MAX_NUM_TOKENS)), float(whole_blocks(prompt + output)))
-    engine = EngineModel(step, int(room), int(MAX_BATCH_SIZE), int(MAX_NUM_TOKENS), 0.0, BLOCK_TOKENS)
     arrival = _arrivals(m)
-    each = np.ones(len(arrival), dtype=np.int64)
-    requests = Requests(arrival, each * prompt, 0 * each, each * output, each * (prompt + output))
-    served = serve(engine, requests, StepTable(engine, prompt + output / 2))
+    random = np.random.default_rng(_SEED)
+    prompt, output = (_lengths(mean, len(arrival), random) for mean in (m.prompt, m.output))
+    room = max(float(kv_tokens(copy, c.reserve, MAX_NUM_TOKENS)), float(whole_blocks(float(np.max(prompt + output)))))
+    engine = EngineModel(step, int(room), int(MAX_BATCH_SIZE), int(MAX_NUM_TOKENS), 0.0, BLOCK_TOKENS)
+    requests = Requests(arrival, prompt, 0 * prompt, output, prompt + output)
+    served = serve(engine, requests, StepTable(engine, m.prompt + m.output / 2))
     if m.quantity == "throughput":
-        return float(len(arrival) * output / (served.last.max() - served.arrival.min()))
+        return float(output.sum() / (served.last.max() - served.arrival.min()))
     times = {
         "ttft": served.first - served.arrival,
-        "tpot": (served.last - served.first) / max(output - 1, 1),
+        "tpot": (served.last - served.first) / np.maximum(output - 1, 1),
         "e2e": served.last - served.arrival,
     }[m.quantity]
     return float(np.quantile(times, 0.99) if m.percentile else times.mean())
+
+
+def _lengths(mean: float, count: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    drawn = np.rint(mean * random.uniform(1 - _LENGTH_SPREAD, 1 + _LENGTH_SPREAD, count))
+    lengths: npt.NDArray[np.int64] = np.maximum(drawn, 1).astype(np.int64)
+    return lengths
 
 
 def _arrivals(m: Measurement) -> Floats:
