@@ -124,11 +124,11 @@ class Arbiter:
             await self._create(claim, ())
             return None
         async with self._locks[pool]:
+            waiting = self._waiting.setdefault(pool, {})
+            waiting[claim.name] = claim
             if claim.why_not is not None:
                 return Shortage("WaitingForCapacity", claim.why_not)
             nodes = self.nodes_of(claim.pool)
-            waiting = self._waiting.setdefault(pool, {})
-            waiting[claim.name] = claim
             self._since.setdefault(claim.name, self._now())
             looked: set[str] = set()
             for _ in range(ATTEMPTS):

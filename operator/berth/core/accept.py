@@ -60,7 +60,8 @@ def usable_pool(name: str, pools: Mapping[str, GPUPool], namespace: str, field: 
     """The pool of that name if this namespace may use it. Raises InvalidSpec."""
     pool = pools.get(name)
     if pool is None:
-        known = ", ".join(sorted(pools)) or "none"
+        open_to_it = (each for each, pool in pools.items() if why_namespace_not_allowed(pool, namespace) is None)
+        known = ", ".join(sorted(open_to_it)) or "none"
         raise InvalidSpec(
             "UnknownPool", f"{field}: pool {name} does not exist: create the GPUPool or use one of: {known}"
         )

@@ -98,7 +98,9 @@ class _Facts:
         ]
         self.missing = self.count - self.counted
         self.shortage = next(iter(outcome.shortages.values()), None) or plan.rollout.blocked
-        self.conflict = outcome.name_conflicts[0] if outcome.name_conflicts else ""
+        taken = outcome.name_conflicts[0] if outcome.name_conflicts else ""
+        remedy = "exists and belongs to someone else: remove it or rename the deployment"
+        self.conflict = f"{taken} {remedy}" if taken else ""
 
     def _replaced(self, group: Group) -> bool:
         """A newer incarnation of its group serves: the loss is history."""
@@ -165,8 +167,7 @@ def _accepted(facts: _Facts) -> Condition:
     if refusal is not None:
         return Condition(c.ACCEPTED, False, _listed(refusal.reason), str(refusal))
     if facts.conflict:
-        message = f"{facts.conflict} exists and belongs to someone else: remove it or rename the deployment"
-        return Condition(c.ACCEPTED, False, "NameTaken", message)
+        return Condition(c.ACCEPTED, False, "NameTaken", facts.conflict)
     return Condition(c.ACCEPTED, True, "Valid", "the spec can be carried out")
 
 
@@ -260,7 +261,7 @@ def _summary_message(facts: _Facts) -> str:
     if plan.refusal is not None:
         return f"Not accepted: {plan.refusal}"
     if facts.conflict:
-        return f"Not accepted: {facts.conflict} belongs to someone else"
+        return f"Not accepted: {facts.conflict}"
     pause = facts.snapshot.deployment.spec.pause
     if pause == "All":
         return "Paused: hands off"
