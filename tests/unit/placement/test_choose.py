@@ -252,6 +252,12 @@ def test_the_objective_that_fails_is_named_with_what_is_possible() -> None:
     )
 
 
+def test_absurd_traffic_is_refused_at_once() -> None:
+    found = answer(asked("99999"), (H100,), Equal())
+    assert found.chosen is None
+    assert "groups x" in found.words
+
+
 def test_no_pool_at_all_says_how_to_get_one() -> None:
     assert "berth pools discover" in answer(asked(), ()).words
 

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Final
 
 from berth.api.common import format_duration, number
+from berth.api.placement import MAX_GROUPS
 from berth.core import capacity, reliability
 from berth.core.availability import Availability, groups_for, load_after_group_loss
 from berth.core.budgets import why_over_cost_limit
@@ -41,6 +42,7 @@ _MORE_GROUPS: Final = 8
 _HARDLY: Final = 1.1
 """Unavailability against the best within which fewer groups are as good."""
 _SPARES_ON_DEMAND: Final = 2
+_ROUNDING: Final = 1e-9
 _NONE_FITS: Final = 0.1
 """Stands for no group at all where closeness to a bound is measured."""
 
@@ -150,12 +152,10 @@ def size(
 def groups_for_load(load: float, capacity: float) -> int:
     """The smallest number of groups that carry `load`, given that the busiest gets more than its share."""
     usable = HEADROOM * capacity
-    groups = 1
-    while True:
-        enough = math.ceil(load * uneven(groups) / usable - 1e-9)
-        if enough <= groups:
-            return groups
-        groups = enough
+    groups = max(1, math.ceil(load / usable - _ROUNDING))
+    while groups <= MAX_GROUPS and load * uneven(groups) > groups * usable * (1 + _ROUNDING):
+        groups += 1
+    return groups
 
 
 @lru_cache(maxsize=4096)
@@ -229,8 +229,8 @@ def _too_many(groups: int, demand: Demand, bound: _Bound) -> Rejection:
 
 
 def _bounded_by_user(question: Question) -> bool:
-    limits, scaling = question.limits, question.spec.scaling
-    return not (limits.gpus is None and limits.cost_per_hour is None and (scaling.mode, scaling.max) == ("Auto", None))
+    limits = question.limits
+    return limits.gpus is not None or limits.cost_per_hour is not None or question.most < MAX_GROUPS
 
 
 def _waits(supply: Supply, demand: Demand, groups: int, now: int) -> str:
