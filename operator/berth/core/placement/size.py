@@ -150,7 +150,10 @@ def size(
 
 
 def groups_for_load(load: float, capacity: float) -> int:
-    """The smallest number of groups that carry `load`, given that the busiest gets more than its share."""
+    """The smallest number of groups that carry `load`, given that the busiest gets more than its share.
+
+    Above MAX_GROUPS: some number that is too many, and still not one more than enough.
+    """
     usable = HEADROOM * capacity
     groups = max(1, math.ceil(load / usable - _ROUNDING))
     while groups <= MAX_GROUPS and load * uneven(groups) > groups * usable * (1 + _ROUNDING):
