@@ -3,9 +3,9 @@
     python -m benchmarks.bench_planner [--questions N]
 
 Run from the repository root. Four pools (H100, H200, A100 with 80 and 40 GB), a 70B and an 8B model with two variants
-each, and random traffic and objectives around a recorded hour. Brute force sizes every layout with a grid of batch limits
-and with pipeline stages that the planner leaves out, by the same screen; the chosen placement is then replayed with
-the requests of the recorded hour, one iteration at a time, which shares no code with the queueing model.
+each, and random traffic and objectives around a recorded hour. Brute force sizes every layout with a grid of batch
+limits and with pipeline stages that the planner leaves out, by the same screen; the chosen placement is then replayed
+with the requests of the recorded hour, one iteration at a time, which shares no code with the queueing model.
 """
 
 from __future__ import annotations
