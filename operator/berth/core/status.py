@@ -15,6 +15,7 @@ from berth import labels
 from berth.api.llmdeployment import LLMDeployment
 from berth.core import conditions as c
 from berth.core.accept import wanted_groups
+from berth.core.applied import without_empty_maps
 from berth.core.conditions import Condition, merge
 from berth.core.groups import Judgement, State
 from berth.core.observed import Group, Shortage, Snapshot
@@ -64,7 +65,7 @@ def build_status(snapshot: Snapshot, plan: Plan, outcome: Outcome) -> dict[str, 
     failover = _last_failover(snapshot.groups)
     if failover or stored.get("lastFailover"):
         status["lastFailover"] = failover or stored["lastFailover"]
-    return status
+    return without_empty_maps(status)
 
 
 class _Facts:
