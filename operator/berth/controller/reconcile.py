@@ -17,14 +17,14 @@ from berth.controller.pools import PoolReconciler
 from berth.controller.world import Key, World
 from berth.core import actions as do
 from berth.core.announce import announcements
-from berth.core.conditions import ACCEPTED, READY, Condition, merge
+from berth.core.conditions import ACCEPTED, READY, STALLED, Condition, merge
 from berth.core.groups import State
 from berth.core.observed import Shortage, Snapshot
 from berth.core.plan import Defaults, Plan, Wanted, make_plan
 from berth.core.render import DeploymentRef, demand, render_replica_group
 from berth.core.spread import SpreadGoal
 from berth.core.status import Outcome, build_status
-from berth.errors import InvalidSpec, Transient
+from berth.errors import BerthError, InvalidSpec, Transient
 from berth.kube.client import KubeClient
 from berth.kube.errors import NotFound
 from berth.kube.events import EventRecorder
@@ -109,7 +109,13 @@ class Reconciler:
         except InvalidSpec as error:
             await self._refuse(raw, error)
             return None
-        return await self._pass(key, snapshot, memory)
+        try:
+            return await self._pass(key, snapshot, memory)
+        except BerthError:
+            raise
+        except Exception as error:
+            await self._confess(raw, error)
+            raise
 
     async def _pass(self, key: Key, snapshot: Snapshot, memory: _Memory) -> float | None:
         decision = await self._planner.decide(snapshot)
@@ -185,18 +191,36 @@ class Reconciler:
 
     async def _refuse(self, raw: Object, error: InvalidSpec) -> None:
         """Say what is wrong with an object that this release cannot even read; its groups are left as they are."""
-        generation = int(raw["metadata"].get("generation", 1))
-        stored = raw.get("status") or {}
         conditions = [
             Condition(ACCEPTED, False, "InvalidSpec", str(error)),
             Condition(READY, False, "NotAccepted", "see condition Accepted"),
         ]
-        merged = merge(conditions, stored.get("conditions") or (), generation, self._clock())
-        kept = [old for old in stored.get("conditions") or () if old["type"] not in (ACCEPTED, READY)]
-        summary = {**(stored.get("summary") or {}), "message": f"Not accepted: {error}"[:1024]}
-        status = {**stored, "observedGeneration": generation, "conditions": merged + kept, "summary": summary}
-        if status != stored:
-            await self._apply_status(raw, status)
+        await self._say(raw, conditions, f"Not accepted: {error}")
+
+    async def _confess(self, raw: Object, error: Exception) -> None:
+        """Say that a pass failed for a reason that is Berth's own; everything else of the status stays."""
+        words = f"internal error, the operator's log has more: {type(error).__name__}: {error}"
+        if await self._say(raw, [Condition(STALLED, True, "InternalError", words)], words):
+            self._recorder.record(dict(raw), "InternalError", words, action="Reconcile", type_="Warning")
+
+    async def _say(self, raw: Object, conditions: list[Condition], message: str) -> bool:
+        """Change these conditions and the one line, nothing else; whether that was news."""
+        generation = int(raw["metadata"].get("generation", 1))
+        stored = raw.get("status") or {}
+        before = stored.get("conditions") or ()
+        said = {condition.type for condition in conditions}
+        merged = merge(conditions, before, generation, self._clock())
+        merged += [old for old in before if old["type"] not in said]
+        status = {
+            **stored,
+            "observedGeneration": generation,
+            "conditions": sorted(merged, key=lambda condition: str(condition["type"])),
+            "summary": {**(stored.get("summary") or {}), "message": message[:1024]},
+        }
+        if status == stored:
+            return False
+        await self._apply_status(raw, status)
+        return True
 
     async def _apply_status(self, raw: Object, status: dict[str, Any]) -> None:
         metadata = raw["metadata"]

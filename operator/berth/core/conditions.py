@@ -62,6 +62,7 @@ REASONS: Final[Mapping[str, str]] = {
     "ApiRefused": "The API server refused a write; the message has its words.",
     "Healthy": "No group is lost or held up.",
     "FailureBudgetSpent": "Groups failed too often within recovery.window; the rest serves on.",
+    "InternalError": "A pass failed for a reason that is Berth's own; it is repeated, the operator's log has more.",
     "BackingOff": "The next attempt waits because groups failed repeatedly.",
     "Paused": "spec.pause holds changes back.",
     "ScalingIsAuto": "spec.replicas was set but scaling.mode is Auto, so Berth decides.",
