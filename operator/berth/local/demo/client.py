@@ -1,8 +1,8 @@
 """A well-behaved client: gRPC streams over a few connections that are kept, one retry when a server goes away.
 
-Requests take the connections in turn. A request whose server went away (UNAVAILABLE) is sent once more, from its
-beginning, over whatever the Service gives then. Its times are those of a user who watches: from the first sending, to
-the first token of all, to the last.
+Requests take the connections in turn. A request whose server went away or drains (UNAVAILABLE) is sent once more, from
+its beginning, over a new connection, which takes the place of the old one. Its times are those of a user who watches:
+from the first sending, to the first token of all, to the last.
 """
 
 from __future__ import annotations
@@ -21,9 +21,15 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from berth.labels import MODEL_NAME
 from berth.local.demo.trace import Request
 
-OWN_CONNECTION: Final = (("grpc.use_local_subchannel_pool", 1),)
-"""Otherwise all channels of a process to one address share one connection."""
-RETRY_PAUSE: Final = 0.2
+OWN_CONNECTION: Final = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+"""Otherwise all channels of a process to one address share a connection, and one that was refused waits for minutes."""
+RETRY_PAUSE: Final = 1.0
+"""Seconds; a Service needs about so long to forget a pod that died."""
 ANSWER_SECONDS: Final = 120.0
 
 
@@ -83,28 +89,27 @@ class Replay:
     async def run(self) -> None:
         """Returns when every request has ended."""
         self._started = time.monotonic()
-        clients = [
-            triton.InferenceServerClient(self.address, channel_args=OWN_CONNECTION) for _ in range(self.connections)
-        ]
+        connections = [_Connection(self.address) for _ in range(self.connections)]
         try:
             async with asyncio.TaskGroup() as sending:
                 for number, request in enumerate(self.requests):
                     await asyncio.sleep(max(0.0, request.at - self.now()))
-                    sending.create_task(self._serve(clients[number % len(clients)], request))
+                    sending.create_task(self._serve(connections[number % len(connections)], request))
         finally:
-            for client in clients:
-                await client.close()
+            for connection in connections:
+                await connection.close()
 
-    async def _serve(self, client: Any, request: Request) -> None:
-        outcome = Outcome(request, sent=self.now())
+    async def _serve(self, connection: _Connection, request: Request) -> None:
+        outcome, client = Outcome(request, sent=self.now()), connection.client
         self.in_flight += 1
         try:
             try:
                 await self._attempt(client, outcome)
             except Unavailable:
                 outcome.broken_at, outcome.tokens = self.now(), 0
+                connection.renew(client)
                 await asyncio.sleep(RETRY_PAUSE)
-                await self._attempt(client, outcome)
+                await self._attempt(connection.client, outcome)
         except (Unavailable, Failed) as error:
             outcome.error = str(error)
         finally:
@@ -129,6 +134,30 @@ class Replay:
             raise _translated(error) from error
         if outcome.tokens != outcome.request.output_tokens:
             raise Failed(f"{outcome.tokens} of {outcome.request.output_tokens} tokens came")
+
+
+class _Connection:
+    """One connection that is kept; a new one takes its place when its server goes away."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._all = [self._new()]
+
+    @property
+    def client(self) -> Any:
+        return self._all[-1]
+
+    def renew(self, broken: Any) -> None:
+        """Unless somebody else has noticed before. What still runs over the old one goes on."""
+        if broken is self.client:
+            self._all.append(self._new())
+
+    async def close(self) -> None:
+        for client in self._all:
+            await client.close()
+
+    def _new(self) -> Any:
+        return triton.InferenceServerClient(self._address, channel_args=OWN_CONNECTION)
 
 
 def _words(result: Any) -> int:
