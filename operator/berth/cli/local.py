@@ -194,6 +194,33 @@ def logs(name: str, pod: str, namespace: str, container: str | None, previous: b
         raise click.ClickException(f"pod {pod} has no log yet: look at its status") from None
 
 
+@local.command()
+@_name_option
+@click.argument("pod")
+@click.option("-n", "--namespace", default="default", show_default=True)
+@click.option("--hang", is_flag=True, help="The engine freezes; Triton's health stays 200.")
+@click.option("--crash", is_flag=True, help="The engine's process ends.")
+@click.option("--errors", is_flag=True, help="Every request fails.")
+@click.option("--slow", type=click.FloatRange(min=1), metavar="FACTOR", help="Every step takes so many times longer.")
+def fault(name: str, pod: str, namespace: str, hang: bool, crash: bool, errors: bool, slow: float | None) -> None:
+    """Make the simulated engine of a pod fail; without options all faults end."""
+    from berth.engine import contract
+
+    switches = {"hang": hang, "crash": crash, "errors": errors, "slow": slow}
+    found = [
+        each
+        for node in _ask(name, {"do": "status"})["nodes"]
+        for each in node["pods"]
+        if (each["namespace"], each["name"]) == (namespace, pod)
+    ]
+    folders = list(Path(found[0]["memory"]).glob("run-*")) if found else []
+    if not folders:
+        raise click.ClickException(f"no pod {pod} with a launcher runs in namespace {namespace}: berth local status")
+    new = folders[0] / "faults.new"
+    new.write_text(json.dumps({fault: value for fault, value in switches.items() if value}))
+    new.rename(folders[0] / contract.DEFAULT_FAULT_FILE)
+
+
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
@@ -247,7 +274,7 @@ def _ask(name: str, request: dict[str, Any]) -> Any:
         pass
     except control.Refused as error:
         raise click.ClickException(str(error)) from None
-    others = [each for each in cluster.names() if each != name]
+    others = cluster.running()
     more = f"; there is: {', '.join(others)}" if others else ""
     raise click.ClickException(f"no local cluster {name} is running: berth local up{more}")
 

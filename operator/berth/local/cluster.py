@@ -47,9 +47,13 @@ def kubeconfig_of(name: str) -> Path:
     return Path(control.ask(folder_of(name), {"do": "status"})["kubeconfig"])
 
 
-def names() -> list[str]:
-    """Clusters that were started and not taken down."""
-    return sorted(path.parent.name for path in state_folder().glob(f"*/{CONFIG}"))
+def running() -> list[str]:
+    """Names of the clusters that answer."""
+    found = []
+    for path in state_folder().glob(f"*/{CONFIG}"):
+        with contextlib.suppress(control.NotRunning):
+            found.append(control.ask(path.parent, {"do": "status"})["name"])
+    return sorted(found)
 
 
 class Starting:

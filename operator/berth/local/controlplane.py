@@ -102,17 +102,29 @@ class ControlPlane:
 
         Raises ProcessFailed with the end of the log of whoever is to blame.
         """
-        self._prepare()
         try:
-            self.etcd.start()
-            self.apiserver.start()
-            await self.ready()
-            self.controller_manager.start()
-            self.scheduler.start()
-            await self._default_service_account()
+            await self.start_api()
+            await self.start_controllers()
         except BaseException:
             await self.stop()
             raise
+
+    async def start_api(self) -> None:
+        """The first half of `start`: objects can be created. Raises ProcessFailed; `stop` is the caller's.
+
+        CRDs that are installed now are known to the garbage collector from its beginning: later ones it finds only
+        every 30 s, and owners of those kinds take so long to take their dependents along.
+        """
+        self._prepare()
+        self.etcd.start()
+        self.apiserver.start()
+        await self.ready()
+
+    async def start_controllers(self) -> None:
+        """The second half: controllers act on objects. Raises ProcessFailed; `stop` is the caller's."""
+        self.controller_manager.start()
+        self.scheduler.start()
+        await self._default_service_account()
 
     async def stop(self) -> None:
         """Ends all processes, the newest first; the directory stays."""

@@ -87,13 +87,14 @@ class Supervisor:
             memory = sandbox.SHARED_MEMORY / f"berth-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]}"
             stack.callback(self._start_janitor(memory).stdin.close)  # type: ignore[union-attr]
             stack.callback(self._end_children)
-            await self._control_plane.start()
-            self._say(f"control plane: Kubernetes {binaries.KUBERNETES_VERSION} on {self._control_plane.url}")
+            await self._control_plane.start_api()
             api = await stack.enter_async_context(
                 ApiClient(await auth.configuration(str(self._control_plane.kubeconfig)))
             )
             client = KubeClient(api)
             await _install_crds(client)
+            await self._control_plane.start_controllers()
+            self._say(f"control plane: Kubernetes {binaries.KUBERNETES_VERSION} on {self._control_plane.url}")
             stack.push_async_callback(self._cancel_tasks)
             self._route(client)
             self._start_operator()

@@ -262,7 +262,10 @@ async def test_what_keeps_a_container_from_starting_is_its_waiting_reason(
         await api.until(lambda: not api.objects)
 
 
-async def test_a_status_is_written_again_after_refusals_and_on_top_of_what_others_wrote(node: Node) -> None:
+async def test_a_status_is_written_again_after_refusals_and_on_top_of_what_others_wrote(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("berth.local.kubelet.pod.RETRY", 0.04)
     wanted = pod(runs(SLEEPS))
     async with node.running(wanted) as (api, _):
         api.refusals = [Transient("busy")]
