@@ -220,12 +220,11 @@ def catalogue() -> Mapping[str, ModelSpec]:
 @cache
 def _names() -> Mapping[str, str]:
     """Every accepted spelling, folded, to its canonical name."""
-    names: dict[str, str] = {}
-    for name, entry in _data()["models"].items():
-        for spelling in (name, *entry.get("aliases", ())):
-            for suffix in ("", *_data()["suffixes"]):
-                names[_fold(spelling + suffix)] = name
-    return names
+    return {
+        _fold(spelling): name
+        for name, entry in _data()["models"].items()
+        for spelling in (name, *entry.get("aliases", ()))
+    }
 
 
 @cache
@@ -240,7 +239,17 @@ def _fold(name: str) -> str:
 
 def model(name: str) -> ModelSpec:
     """The built-in model `llama-3.1-70b-instruct`, or `meta-llama/Llama-3.1-70B`; ValueError if unknown."""
-    canonical = _names().get(_fold(name))
+    canonical = _canonical(_fold(name))
     if canonical is None:
         raise ValueError(f"model {name!r} is not in the catalogue: see `berth model list`, or give architecture")
     return catalogue()[canonical]
+
+
+def _canonical(folded: str) -> str | None:
+    """Known as it is, or without what repositories append: `-Instruct`, `-hf`, `-FP8`, in any number."""
+    found = _names().get(folded)
+    if found is not None:
+        return found
+    endings = (ending for ending in map(_fold, _data()["suffixes"]) if folded.endswith(ending))
+    shorter = (_canonical(folded.removesuffix(ending)) for ending in endings)
+    return next((name for name in shorter if name is not None), None)

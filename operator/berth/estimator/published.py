@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from berth.estimator.copies import model_copy
 from berth.estimator.hardware import GPU_TYPES, NVLINK, NVLINK_BRIDGE, PCIE, GPUType
 from berth.estimator.models import ModelSpec, catalogue, model
 from berth.estimator.precision import precision as precision_of
@@ -63,7 +64,8 @@ class Measurement:
     kv_precision: str
     runtime: Runtime
     clients: float
-    """Requests in flight or batch size; infinite when saturated; requests per second when open."""
+    """Requests in flight or batch size; infinite when saturated; requests per second when open. Of one copy: a system
+    spreads what it is sent over its copies."""
     prompt: float
     output: float
     scale: float
@@ -88,16 +90,23 @@ def measurement(row: Row) -> Measurement:
     if quantity is None:
         raise Unsupported(f"metric: {metric or 'missing'} is not one of {', '.join(METRICS)}")
     gpu = _gpu(row)
-    tensor_parallel, pipeline_parallel = _whole(row, "tp", 1, 64), _whole(row, "pp", 1, 64)
+    pipeline_parallel = _whole(row, "pp", 1, 64)
     notes = f"{_text(row, 'notes')}"
     if quantity == ALL_REDUCE:
-        return _all_reduce(row, gpu, tensor_parallel, notes)
+        return _all_reduce(row, gpu, notes)
     spec = _model(row)
-    _check_heads(spec, tensor_parallel, pipeline_parallel)
     runtime = runtime_of(_text(row, "source"), notes, _year(spec, gpu))
     precision = _precision(row, gpu)
+    kv_precision = _kv_precision(row, precision, runtime)
+    system = _system_gpus(row)
+    tensor_parallel = _whole(row, "tp", _smallest_that_fits(spec, gpu, pipeline_parallel, precision, system), 64)
+    _check_heads(spec, tensor_parallel, pipeline_parallel)
     load, clients = _load(row, quantity, runtime, notes)
+    if system:
+        clients /= max(system / (tensor_parallel * pipeline_parallel), 1)
     prompt, output = _lengths(row, notes)
+    if quantity == "tpot" and output < 2:
+        raise Unsupported(f"output_tokens: {output:g} token has no time per output token: needs 2 or more")
     return Measurement(
         quantity=quantity,
         load=load,
@@ -106,12 +115,12 @@ def measurement(row: Row) -> Measurement:
         tensor_parallel=tensor_parallel,
         pipeline_parallel=pipeline_parallel,
         precision=precision,
-        kv_precision=_kv_precision(row, precision, runtime),
+        kv_precision=kv_precision,
         runtime=runtime,
-        clients=clients,
+        clients=max(clients, 1.0) if load in (STATIC, CLOSED) else clients,
         prompt=prompt,
         output=output,
-        scale=_scale(row, quantity, tensor_parallel * pipeline_parallel),
+        scale=_scale(row, quantity, tensor_parallel * pipeline_parallel, system),
         percentile="p99" in metric,
         between_tokens=bool(re.search(r"p50 token latency|median (itl|inter-token)", notes, re.IGNORECASE)),
         whole_request="over whole request" in notes,
@@ -155,14 +164,14 @@ _CHIP: Final = r"(GH200|GB200|H100|H200|H800|H20|A100|A800|B200|L40S|L40|L4|A10G
 def _gpu(row: Row) -> GPUType:
     """The catalogued type whose chip and form match and whose memory is nearest to what is stated."""
     text = _text(row, "gpu")
-    chips = re.findall(rf"(?<![A-Z0-9]){_CHIP}(?![0-9])", text.upper())
+    chips = re.findall(rf"(?<![A-Z0-9]){_CHIP}(?![0-9])", re.sub(r"^\s*\d+\s*[xX*]\s*", "", text).upper())
     if len(set(chips)) != 1:
         raise Unsupported(f"gpu: {text or 'missing'} is not a known type: use a name such as H100-SXM or A100-PCIe")
     interconnect = _text(row, "interconnect").lower()
     candidates = [gpu for gpu in GPU_TYPES.values() if chips[0] in gpu.name.split("-") or f"RTX-{chips[0]}" in gpu.name]
     form = _form(text, interconnect)
     candidates = [gpu for gpu in candidates if form in gpu.name] or candidates
-    stated = _stated(row, "gpu_mem_gb")
+    stated = _stated(row, "gpu_mem_gb") or _memory_in_words(chips[0], text, _text(row, "notes"))
     if stated is None:
         gpu = max(candidates, key=lambda candidate: candidate.memory_gib)
     else:
@@ -173,9 +182,18 @@ def _gpu(row: Row) -> GPUType:
     return _with_link(gpu, interconnect)
 
 
+def _memory_in_words(chip: str, gpu: str, notes: str) -> str | None:
+    """`A100-SXM4-40GB` and `8x A100 40GB` say it where the column does not."""
+    for text, unit in ((gpu, r"(?=\s*G|\s|$)"), (notes, r"(?=\s*G)")):
+        found = re.search(rf"{chip}[-\w ]*?[- ](\d{{2,3}}){unit}", text, re.IGNORECASE)
+        if found:
+            return found.group(1)
+    return None
+
+
 def _form(gpu: str, interconnect: str) -> str:
-    for form in ("PCIe", "NVL-", "SXM"):
-        if form.strip("-").lower() in gpu.lower():
+    for form, words in (("PCIe", r"pcie?"), ("NVL-", r"nvl(?!ink)"), ("SXM", r"sxm")):
+        if re.search(words, gpu, re.IGNORECASE):
             return form
     return "PCIe" if "pcie" in interconnect and "nvlink" not in interconnect else "SXM"
 
@@ -216,6 +234,15 @@ def _dense_model(name: str, parameters: float) -> ModelSpec:
     nearest = min(dense, key=lambda spec: abs(math.log(spec.parameters / parameters)))
     layers = (parameters - nearest.embedding_parameters) / nearest.layer_parameters
     return replace(nearest, name=name, layers=max(round(layers), 1))
+
+
+def _smallest_that_fits(spec: ModelSpec, gpu: GPUType, pipeline_parallel: int, precision: str, system: int) -> int:
+    """Tensor parallelism where none is stated: the smallest that leaves a tenth of the memory to the KV cache."""
+    most = max((system or gpu.link_domain) // pipeline_parallel, 1)
+    widths = [width for width in (1, 2, 4, 8, 16) if width <= most and spec.heads % width == 0]
+    copies = (model_copy(spec, gpu, width, pipeline_parallel, precision) for width in widths)
+    fitting = (int(copy.tensor_parallel) for copy in copies if copy.stage_weights < 0.9 * copy.memory)
+    return next(fitting, widths[-1])
 
 
 def _check_heads(spec: ModelSpec, tensor_parallel: int, pipeline_parallel: int) -> None:
@@ -305,7 +332,13 @@ def _requests(notes: str) -> int:
     return int(found.group(1)) if found else 0
 
 
-def _scale(row: Row, quantity: str, gpus: int) -> float:
+def _system_gpus(row: Row) -> int:
+    """GPUs of a whole system of copies whose tokens were counted together; 0 if one copy was measured."""
+    found = re.search(r"for (\d+)\s*(?:x\s*)?gpu", _text(row, "unit").lower())
+    return int(_number("unit", found.group(1), 1, 1e6)) if found else 0
+
+
+def _scale(row: Row, quantity: str, gpus: int, system: int) -> float:
     """Factor from seconds, or tokens per second of one copy, to the unit of the row."""
     unit = _text(row, "unit").lower()
     if quantity != "throughput":
@@ -314,15 +347,17 @@ def _scale(row: Row, quantity: str, gpus: int) -> float:
         raise Unsupported(f"unit: {unit} is not a unit of time: use ms")
     if unit and not unit.startswith(("tok", "token")):
         raise Unsupported(f"unit: {unit} is not tokens per second: use tok/s total or tok/s for N GPUs")
-    system = re.search(r"for (\d+) gpu", unit)
     if system:
-        return max(int(system.group(1)), 1) / gpus
+        return system / gpus
     if _text(row, "metric") == "system_out_tok_s":
         raise Unsupported("unit: a system's throughput needs its number of GPUs: use tok/s for N GPUs")
     return 1 / gpus if re.search(r"(/|per )\s*gpu", unit) else 1.0
 
 
-def _all_reduce(row: Row, gpu: GPUType, tensor_parallel: int, notes: str) -> Measurement:
+def _all_reduce(row: Row, gpu: GPUType, notes: str) -> Measurement:
+    tensor_parallel = _whole(row, "tp", 1, 64)
+    if tensor_parallel == 1:
+        raise Unsupported("tp: an all-reduce needs at least 2 GPUs")
     size = re.search(r"(\d+)\s*bytes", notes)
     if size is None:
         raise Unsupported("notes: an all-reduce needs its message size in bytes")

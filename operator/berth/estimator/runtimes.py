@@ -16,7 +16,7 @@ class Runtime:
     """A serving runtime as far as it matters for speed."""
 
     family: str
-    """trtllm, vllm, sglang, turbomind, tgi, mlc or other."""
+    """trtllm, vllm, sglang, turbomind, tgi, mlc, fastertransformer or other."""
     generation: str
     """Versions of a family that share their large coefficients."""
     version: str = ""
@@ -34,6 +34,7 @@ _STYLES: Final = {
     "trtllm-engine": "engine",
     "turbomind": "engine",
     "mlc": "engine",
+    "fastertransformer": "engine",
     "vllm-2023": "eager",
     "tgi": "eager",
     "other-2023": "eager",
@@ -53,7 +54,10 @@ _FAMILIES: Final = (  # first match wins: a harness may name several, the engine
     ("tgi", r"\btgi\b|text[- ]generation[- ]inference"),
     ("mlc", r"mlc[- _]llm|^mlc\b"),
     ("vllm", r"vllm"),
+    ("fastertransformer", r"faster[- ]?transformer"),
 )
+_TRTLLM_IMPLIED: Final = r"\bnvidia\b(?! [a-z]*\d)|mlperf"
+"""NVIDIA publishes what its own runtime does, and its MLPerf entries run on it. A GPU's name says nothing."""
 _VERSION: Final = r"(?:docs|blog|[a-z]*)?[\s:=(]*v?(\d+)\.(\d+)"
 
 
@@ -64,7 +68,8 @@ def runtime_of(source: str, notes: str, model_year: int = 2023) -> Runtime:
     without a year the model's: nothing ran before it was published.
     """
     family, text = _family(source, notes)
-    version = _version(text, family) or _version(f"{notes} {source}", family)
+    implied = not text
+    version = None if implied else _version(text, family) or _version(f"{notes} {source}", family)
     year = _year(f"{notes} {source}") or model_year
     label = f"{family}-{version[0]}.{version[1]}" if version else ""
     return Runtime(family, _generation(family, version, year), label)
@@ -75,6 +80,8 @@ def _family(source: str, notes: str) -> tuple[str, str]:
         for family, pattern in _FAMILIES:
             if re.search(pattern, text, re.IGNORECASE):
                 return family, text
+    if re.search(_TRTLLM_IMPLIED, source, re.IGNORECASE):
+        return "trtllm", ""
     return "other", f"{notes} {source}"
 
 
@@ -89,7 +96,13 @@ def _version(text: str, family: str) -> tuple[int, int] | None:
     return None
 
 
+_MLPERF: Final = {"3.1": 2023, "4.0": 2024, "4.1": 2024, "5.0": 2025, "5.1": 2025}
+
+
 def _year(text: str) -> int | None:
+    round_ = re.search(r"mlperf[-\w ]*?v?(\d\.\d)", text, re.IGNORECASE)
+    if round_ and round_.group(1) in _MLPERF:
+        return _MLPERF[round_.group(1)]
     years = [int(year) for year in re.findall(r"\b(20[12]\d)\b", text)]
     return max(years) if years else None
 
@@ -107,9 +120,15 @@ def _generation(family: str, version: tuple[int, int] | None, year: int) -> str:
         if version < (0, 4):
             return "vllm-2023"
         return "vllm-2024" if version < (0, 7) else "vllm-2025"
+    if family == "tgi":  # graphs came with 2.0
+        return "tgi" if (version or {2023: (1, 0)}.get(year, (2, 0))) < (2, 0) else "tgi-2024"
     if family == "other":
         return "other-2023" if year <= 2023 else "other"
     return family
+
+
+_TYPICAL: Final[dict[str, tuple[int, ...]]] = {"trtllm-static": (0, 6), "trtllm-inflight": (0, 12)}
+"""Of sources that do not say their version."""
 
 
 def attention_kernel(runtime: Runtime, queries_per_kv: float) -> str:
@@ -121,9 +140,11 @@ def attention_kernel(runtime: Runtime, queries_per_kv: float) -> str:
     if queries_per_kv <= 1:
         return "multi-head"
     if runtime.family == "trtllm":
-        major, minor = (int(part) for part in runtime.version.split("-")[-1].split(".")) if runtime.version else (1, 0)
-        if (major, minor) < (0, 7):
+        version = _TYPICAL.get(runtime.generation, (1, 0))
+        if runtime.version:
+            version = tuple(int(part) for part in runtime.version.split("-")[-1].split("."))
+        if version < (0, 7):
             return "per-head"
-        if (major, minor) < (0, 11):
+        if version < (0, 11):
             return "groups-of-eight" if queries_per_kv == 8 else "per-head-later"
     return "eager" if runtime.style == "eager" else "grouped"

@@ -63,6 +63,16 @@ def test_the_value_is_never_read() -> None:
         ({"gpu": "L40S", "gpu_mem_gb": "48", "interconnect": "PCIe"}, "L40S-48", "PCIe"),
         ({"gpu": "H100-SXM", "interconnect": "PCIe only"}, "H100-SXM-80", "PCIe"),
         ({"gpu": "B200", "gpu_mem_gb": "180", "interconnect": "NVLink5"}, "B200-SXM-180", "NVLink"),
+        ({"gpu": "A100-SXM4-40GB", "gpu_mem_gb": "n/s"}, "A100-SXM-40", "NVLink"),
+        ({"gpu": "A100-SXM-40", "gpu_mem_gb": ""}, "A100-SXM-40", "NVLink"),
+        (
+            {"gpu": "A100", "gpu_mem_gb": "", "notes": "p4d.24xlarge (8x A100 40GB), 128 tokens"},
+            "A100-SXM-40",
+            "NVLink",
+        ),
+        ({"gpu": "A100", "gpu_mem_gb": "", "notes": "A100 128 output tokens"}, "A100-SXM-80", "NVLink"),
+        ({"gpu": "8xA100", "gpu_mem_gb": "40"}, "A100-SXM-40", "NVLink"),
+        ({"gpu": "H100 NVLink", "gpu_mem_gb": "80"}, "H100-SXM-80", "NVLink"),
     ],
 )
 def test_gpus_are_found_by_chip_form_and_memory(changes: dict[str, str], gpu: str, link: str) -> None:
@@ -101,12 +111,8 @@ def test_static_batches_are_told_by_version_or_notes() -> None:
 def test_what_is_not_stated_is_inferred() -> None:
     blank = row(weights_precision="not stated", kv_precision="", tp="n/a", pp="", input_tokens="n/s", output_tokens="")
     found = measurement(blank)
-    assert (found.precision, found.kv_precision, found.tensor_parallel, found.pipeline_parallel) == (
-        "bf16",
-        "bf16",
-        1,
-        1,
-    )
+    assert (found.precision, found.kv_precision) == ("bf16", "bf16")
+    assert (found.tensor_parallel, found.pipeline_parallel) == (2, 1)  # 141 GB of weights
     assert (found.prompt, found.output) == (128, 128)
     assert measurement(row(kv_precision="not stated")).kv_precision == "fp8"  # built FP8 engines keep theirs in FP8
     assert measurement(row(kv_precision="", source="vLLM 0.10", notes="")).kv_precision == "bf16"
@@ -137,6 +143,32 @@ def test_units_total_per_gpu_and_of_a_system_of_copies() -> None:
     assert "unit" in predict_row(row(metric="system_out_tok_s", unit="tok/s")).verdict
     in_ms = predict_row(row(metric="tpot_ms", unit="ms", concurrency="8")).predicted
     assert predict_row(row(metric="tpot_ms", unit="s", concurrency="8")).predicted == pytest.approx(in_ms / 1000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "tensor_parallel"),
+    [
+        ({"model": "Llama-3.1-8B"}, 1),
+        ({"weights_precision": "fp8"}, 1),
+        ({"weights_precision": "bf16", "gpu": "A100-SXM", "gpu_mem_gb": "40"}, 4),
+        ({"model": "Llama-3.1-405B", "weights_precision": "bf16"}, 8),  # too large for 8: said in the verdict
+        ({"model": "Llama-3.1-405B", "pp": "2", "weights_precision": "bf16"}, 4),
+        ({"weights_precision": "bf16", "metric": "system_out_tok_s", "unit": "tok/s for 1 GPU"}, 1),
+    ],
+)
+def test_a_split_that_is_not_stated_is_the_smallest_that_fits(changes: dict[str, str], tensor_parallel: int) -> None:
+    assert measurement(row(tp="n/s", kv_precision="", **changes)).tensor_parallel == tensor_parallel
+
+
+def test_a_system_spreads_its_load_over_its_copies() -> None:
+    def system(concurrency: str, unit: str) -> float:
+        return measurement(row(metric="system_out_tok_s", concurrency=concurrency, unit=unit)).clients
+
+    assert system("64", "tok/s for 8 GPUs") == 16
+    assert system("qps=10", "tok/s for 8 GPUs") == 2.5
+    assert system("max", "tok/s for 8 GPUs") == math.inf
+    assert system("2", "tok/s for 8 GPUs") == 1
+    assert system("64", "tok/s for 2 GPUs") == 64
 
 
 @pytest.mark.parametrize("metric", sorted(METRICS))
@@ -217,6 +249,9 @@ def test_the_measured_all_reduce_comes_back() -> None:
         ({"input_tokens": "1e20"}, "input_tokens"),
         ({"output_tokens": "0"}, "output_tokens"),
         ({"output_tokens": "inf"}, "output_tokens"),
+        ({"output_tokens": "1", "metric": "tpot_ms", "unit": "ms"}, "output_tokens"),
+        ({"metric": "allreduce_us", "unit": "us", "notes": "1024 bytes", "tp": "1"}, "tp"),
+        ({"metric": "system_out_tok_s", "unit": "tok/s for 0 GPUs"}, "unit"),
         ({"metric": "joules"}, "metric"),
         ({"metric": ""}, "metric"),
         ({"unit": "furlongs"}, "unit"),
@@ -292,6 +327,12 @@ def test_what_cannot_fit_never_gets_ok(changes: dict[str, str], verdict: str) ->
         ("vLLM performance benchmark", "vllm 0.6.3", "vllm-2024", "vllm-0.6"),
         ("HF Llama-2 on SageMaker benchmark", "HF TGI 1.0.3 on SageMaker", "tgi", "tgi-1.0"),
         ("lmdeploy A100 benchmark", "lmdeploy v0.1.0a1 TurboMind", "turbomind", "turbomind-0.1"),
+        ("TGI benchmark", "text-generation-inference v2.0.4", "tgi-2024", "tgi-2.0"),
+        ("MLPerf Inference v4.0", "closed division, offline", "trtllm-inflight", ""),
+        ("NVIDIA blog 2025-04", "", "trtllm-pytorch", ""),
+        ("vLLM on NVIDIA A100", "vllm 0.6.3", "vllm-2024", "vllm-0.6"),
+        ("a lab", "NVIDIA A100 80GB", "other-2023", ""),
+        ("a blog", "FasterTransformer 5.3", "fastertransformer", "fastertransformer-5.3"),
         ("somebody's blog", "", "other-2023", ""),
         ("somebody's blog of 2025", "", "other", ""),
     ],
@@ -311,6 +352,7 @@ def test_attention_kernels_learnt_of_groups_over_the_years() -> None:
     assert kernel("0.11.0", 4) == "grouped"
     assert kernel("0.5.0", 1) == "multi-head"
     assert attention_kernel(runtime_of("", "TGI 1.0"), 8) == "eager"
+    assert attention_kernel(runtime_of("TensorRT-LLM benchmark of 2023", ""), 8) == "per-head"
 
 
 def test_reading_is_the_same_in_any_order() -> None:
