@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CODE := operator tests benchmarks charts tools
 # make test PYTEST="-k crash -x" runs a part
 PYTEST ?=
 
-.PHONY: setup triton demo test test-unit test-slow test-integration verify bench fmt lock clean
+.PHONY: setup triton demo test test-unit test-slow test-integration verify sbom bench fmt lock clean
 
 setup: $(STAMP)
 
@@ -38,14 +39,28 @@ test-slow: setup
 test-integration: setup
 	$(BIN)/pytest tests/integration -q $(PYTEST)
 
-# Style, types, layers, and that nothing generated is out of date.
+# Style, types, layers, that nothing generated is out of date, and what is known to be unsafe: in code (bandit), in
+# dependencies (pip-audit, where its database can be reached), in manifests (kube-score).
 verify: setup
-	$(BIN)/ruff check operator tests benchmarks charts
-	$(BIN)/ruff format --check operator tests benchmarks charts
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/berth crd --check --check-compatible tests/data/released/v0.1.0
 	$(BIN)/python charts/generate.py --check
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml operator charts tools
+	$(BIN)/python -m tools.policies
+	$(BIN)/python -m tools.audit
+
+# What the operator's image contains beside its base, as a CycloneDX bill of materials.
+SBOM := build/berth-operator.cdx.json
+sbom: setup
+	$(PYTHON) -m venv --clear build/operator
+	$(BIN)/pip --python build/operator/bin/python install --quiet --disable-pip-version-check --require-hashes -r requirements-operator.lock
+	$(BIN)/pip --python build/operator/bin/python uninstall --quiet --yes pip setuptools
+	$(BIN)/cyclonedx-py environment build/operator/bin/python --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --of JSON --output-file $(SBOM)
+	@echo $(SBOM)
 
 # Every bench-* in its short form.
 BENCHES := $(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py))
@@ -54,14 +69,16 @@ bench: $(BENCHES)
 $(BENCHES): bench-%: setup
 	$(BIN)/python -m benchmarks.bench_$*
 
-# Resolves pyproject.toml for every supported Python into requirements.lock (needs uv).
+# Resolves pyproject.toml for every supported Python (needs uv): requirements.lock for development, and of it what the
+# operator runs with, for its image and its bill of materials.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock:
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --group dev pyproject.toml \
-		--no-header --output-file requirements.lock
+	$(COMPILE) --group dev pyproject.toml --output-file requirements.lock
+	$(COMPILE) --constraints requirements.lock pyproject.toml --output-file requirements-operator.lock
 
 fmt: setup
-	$(BIN)/ruff check --fix operator tests benchmarks
-	$(BIN)/ruff format operator tests benchmarks
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 clean:
 	rm -rf $(VENV) .venv-triton .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

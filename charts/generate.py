@@ -5,6 +5,7 @@
 * `berth/files/crds/` from `crds/`, byte by byte;
 * descriptions in `berth/values.schema.json` from the comments in `values.yaml`, its `settings` from `berth.settings`;
 * the table of values in `berth/README.md` from `values.yaml`;
+* `berth/files/dashboard.json` from `charts/dashboard.py`;
 * `manifests/install.yaml` from the chart, rendered by Helm.
 
 `--check` writes nothing and fails, naming what is out of date.
@@ -29,6 +30,7 @@ from berth.local import binaries
 from berth.settings import Settings
 
 ROOT: Final = Path(__file__).resolve().parents[1]
+
 CHART: Final = ROOT / "charts" / "berth"
 NAMESPACE: Final = "berth-system"
 SET_BY_THE_CHART: Final = ("namespace", "kubeconfig", "context", "lease_name", "lease_namespace", "listen")
@@ -135,7 +137,15 @@ def install() -> str:
 def files() -> dict[Path, str]:
     """Every generated file of the chart with its content."""
     crds = {CHART / "files" / "crds" / path.name: path.read_text() for path in sorted((ROOT / "crds").glob("*.yaml"))}
-    return {**crds, CHART / "values.schema.json": schema(), CHART / "README.md": readme()}
+    sys.path.insert(0, str(ROOT))  # a script sees only its own folder
+    from charts.dashboard import dashboard
+
+    return {
+        **crds,
+        CHART / "files" / "dashboard.json": dashboard(),
+        CHART / "values.schema.json": schema(),
+        CHART / "README.md": readme(),
+    }
 
 
 def stale(wanted: dict[Path, str]) -> list[Path]:

@@ -40,6 +40,7 @@ from berth.page import serve_page
 from berth.serving.monitor import Monitor
 from berth.serving.prober import Prober, TritonProber
 from berth.settings import Settings
+from berth.standing import Standing
 
 _log = logging.getLogger(__name__)
 
@@ -121,6 +122,8 @@ class App:
         )
         arbiter = Arbiter(client, self._world, clock.now)
         self._monitor = Monitor(self._prober, lambda key: self._wake(key), self._time_of_day, settings.canary_interval)
+        standing = Standing()
+        self.metrics.registry.register(standing)
         self._reconciler = Reconciler(
             client,
             self._world,
@@ -131,6 +134,7 @@ class App:
             Defaults(engine_files(), IMAGES),
             self._time_of_day,
             settings.resync,
+            standing,
         )
         self._recorder = recorder
         self._queue = WorkQueue(self._reconciler.reconcile, workers=settings.workers, metrics=self.metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -20,7 +21,8 @@ async def serve_page(
     """Serve until `stack` closes. The two callables give the reason, empty while all is well."""
 
     async def expose(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+        text = await asyncio.to_thread(metrics.render)  # thousands of deployments take a while: not on the event loop
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
     def probe(why_not: Callable[[], str]) -> Callable[[web.Request], web.Response]:
         async def answer(_: web.Request) -> web.Response:

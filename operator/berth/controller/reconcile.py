@@ -30,6 +30,7 @@ from berth.kube.errors import NotFound
 from berth.kube.events import EventRecorder
 from berth.kube.kinds import Object
 from berth.serving.monitor import Monitor, question
+from berth.standing import Standing
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Reconciler:
         defaults: Defaults,
         clock: Callable[[], float],
         resync_seconds: float,
+        standing: Standing | None = None,
     ) -> None:
         self._client = client
         self._world = world
@@ -88,6 +90,7 @@ class Reconciler:
         self._recorder = recorder
         self._defaults = defaults
         self._resync = resync_seconds
+        self._standing = standing or Standing()
         self._observer = Observer(client, world, clock)
         self._pools = PoolReconciler(client, world, arbiter, clock)
         self._planner = Planner(arbiter, self._pools.state)
@@ -175,6 +178,8 @@ class Reconciler:
 
     async def _write_status(self, snapshot: Snapshot, plan: Plan, outcome: Outcome) -> None:
         status = build_status(snapshot, plan, outcome)
+        metadata = snapshot.deployment.metadata
+        self._standing.tell(metadata.namespace, metadata.name, snapshot.deployment, status)
         stored = snapshot.raw.get("status") or {}
         if status == stored:
             return
@@ -217,6 +222,7 @@ class Reconciler:
             "conditions": sorted(merged, key=lambda condition: str(condition["type"])),
             "summary": {**(stored.get("summary") or {}), "message": message[:1024]},
         }
+        self._standing.tell(raw["metadata"]["namespace"], raw["metadata"]["name"], None, status)
         if status == stored:
             return False
         await self._apply_status(raw, status)
@@ -241,6 +247,7 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._memories.pop(key, None)
+        self._standing.forget(key.namespace, key.name)
         self._unplaced.discard(key)
         self._monitor.ask(key, frozenset(), frozenset())
         self._arbiter.forget(key)

@@ -1,4 +1,4 @@
-"""The programs of a real control plane, and Helm: found on this machine, or built once from pinned Go modules.
+"""The programs of a real control plane, Helm and a policy checker: found here, or built once from pinned Go modules.
 
 `gomodules/<module>/go.mod` and `go.sum` pin every source file of every program; `go build -mod=readonly` refuses
 anything else. Built programs live in the user's cache folder under a name made of what they were built from, so that a
@@ -31,6 +31,8 @@ Report = Callable[[str], None]
 GO_MODULES: Final = Path(__file__).parent / "gomodules"
 KUBERNETES_VERSION: Final = "v1.37.2"
 HELM_VERSION: Final = "v4.3.1"
+HELM3_VERSION: Final = "v3.22.0"
+KUBE_SCORE_VERSION: Final = "v1.20.0"
 REPORT_EVERY: Final = 15.0
 """Seconds between two lines of progress of one build."""
 
@@ -74,6 +76,17 @@ def _kubernetes(name: str, *version_arguments: str) -> Binary:
     )
 
 
+def _helm(name: str, major: str, version: str, *linker_flags: str) -> Binary:
+    return Binary(
+        name=name,
+        module=name,
+        package=f"helm.sh/helm/{major}/cmd/helm",
+        version=version,
+        version_arguments=("version", "--template", "{{.Version}}"),
+        linker_flags=" ".join((f"-s -w -X helm.sh/helm/{major}/internal/version.version={version}", *linker_flags)),
+    )
+
+
 BINARIES: Final = {
     binary.name: binary
     for binary in (
@@ -83,13 +96,24 @@ BINARIES: Final = {
         _kubernetes("kube-scheduler"),
         _kubernetes("kubectl", "version", "--client"),
         Binary("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok", "v0.8.0"),
+        _helm("helm", "v4", HELM_VERSION),
+        _helm(
+            "helm3",
+            "v3",
+            HELM3_VERSION,
+            *(  # what it takes a cluster for when it renders without one
+                f"-X helm.sh/helm/v3/pkg/{package}.k8sVersion{part}={number}"
+                for package in ("chartutil", "lint/rules")
+                for part, number in zip(("Major", "Minor"), KUBERNETES_VERSION[1:].split("."), strict=False)
+            ),
+        ),
         Binary(
-            "helm",
-            "helm",
-            "helm.sh/helm/v4/cmd/helm",
-            HELM_VERSION,
-            ("version", "--template", "{{.Version}}"),
-            f"-s -w -X helm.sh/helm/v4/internal/version.version={HELM_VERSION}",
+            "kube-score",
+            "kube-score",
+            "github.com/zegl/kube-score/cmd/kube-score",
+            KUBE_SCORE_VERSION,
+            ("version",),
+            f"-s -w -X main.version={KUBE_SCORE_VERSION}",
         ),
     )
 }

@@ -19,13 +19,16 @@ from tests.integration.chart.helm import Helm
 from tests.integration.controller.conftest import Site
 from tests.support.cluster import Cluster
 
+HELMS = ("helm", "helm3")
+"""Helm 4 and Helm 3."""
+
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly or not any("helm" in getattr(i, "fixturenames", ()) for i in session.items):
         return
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     try:
-        binaries.provide(["helm"], lambda line: terminal.write(f"{line}\n", flush=True))
+        binaries.provide(HELMS, lambda line: terminal.write(f"{line}\n", flush=True))
     except binaries.BinaryUnavailable as error:
         pytest.exit(f"the chart's tests need helm: {error}", returncode=1)
 
@@ -47,10 +50,11 @@ def kwok(control_plane: ControlPlane) -> Iterator[Kwok]:
     process.kill()
 
 
-@pytest.fixture
-def helm(control_plane: ControlPlane, tmp_path: Path) -> Helm:
-    found = binaries.provide(["helm", "kubectl"])
-    return Helm(found["helm"], found["kubectl"], control_plane.kubeconfig, tmp_path)
+@pytest.fixture(params=HELMS)
+def helm(request: pytest.FixtureRequest, control_plane: ControlPlane, tmp_path: Path) -> Helm:
+    """Both Helms that people have: a test that uses it runs with each."""
+    found = binaries.provide([request.param, "kubectl"])
+    return Helm(found[request.param], found["kubectl"], control_plane.kubeconfig, tmp_path)
 
 
 @pytest.fixture

@@ -25,6 +25,10 @@ class Helm:
     kubeconfig: Path
     home: Path
 
+    @property
+    def major(self) -> int:
+        return 3 if self.program.name == "helm3" else 4
+
     async def __call__(self, *arguments: str | Path, values: Manifest | None = None) -> str:
         """Output of `helm arguments`, with `values` as a file of values. Raises Refused."""
         if values is not None:

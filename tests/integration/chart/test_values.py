@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 
 from berth.settings import Settings
 from tests.integration.chart.helm import CHART, Helm, Manifest, Refused
@@ -24,13 +25,14 @@ EVERYTHING: Manifest = {
     "tolerations": [{"key": "infra", "operator": "Exists"}],
     "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
     "priorityClassName": "system-cluster-critical",
-    "metrics": {"monitor": "PodMonitor", "labels": {"release": "prometheus"}},
+    "metrics": {"monitor": "PodMonitor", "labels": {"release": "prometheus"}, "alerts": True, "dashboard": True},
     "networkPolicy": {
-        "enabled": True,
+        "egress": True,
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
     },
 }
-MONITORS = [f"--api-versions=monitoring.coreos.com/v1/{kind}" for kind in ("PodMonitor", "ServiceMonitor")]
+MONITORING = ("PodMonitor", "ServiceMonitor", "PrometheusRule")
+MONITORS = [f"--api-versions=monitoring.coreos.com/v1/{kind}" for kind in MONITORING]
 
 
 @pytest.mark.parametrize(
@@ -90,13 +92,41 @@ async def test_the_api_server_accepts_what_is_rendered(
     rendered = await helm.template("--namespace", namespace, *MONITORS, values=values)
     for manifest in rendered:
         if manifest["apiVersion"].startswith("monitoring.coreos.com"):
-            assert manifest["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"] == "operator"
+            assert manifest["kind"] in MONITORING
         elif manifest["kind"] != "CustomResourceDefinition":
             await cluster.create(manifest, dry_run=True)
 
 
-async def test_without_a_prometheus_operator_no_monitor_is_rendered(helm: Helm) -> None:
+async def test_without_a_prometheus_operator_nothing_of_its_kinds_is_rendered(helm: Helm) -> None:
     for monitor in ("ServiceMonitor", "PodMonitor"):
-        values = {"metrics": {"monitor": monitor}}
-        assert monitor not in {each["kind"] for each in await helm.template(values=values)}
-        assert monitor in {each["kind"] for each in await helm.template(*MONITORS, values=values)}
+        values = {"metrics": {"monitor": monitor, "alerts": True}}
+        assert not {each["kind"] for each in await helm.template(values=values)} & set(MONITORING)
+        rendered = {each["kind"]: each for each in await helm.template(*MONITORS, values=values)}
+        assert rendered.keys() & set(MONITORING) == {monitor, "PrometheusRule"}
+        selector = rendered[monitor]["spec"]["selector"]["matchLabels"]
+        assert selector["app.kubernetes.io/component"] == "operator"
+
+
+async def test_alerts_and_dashboard_are_carried_unchanged(helm: Helm) -> None:
+    """Both are full of braces that Helm must not read."""
+    rendered = await helm.template(*MONITORS, values={"metrics": {"alerts": True, "dashboard": True}})
+    (rule,) = (each for each in rendered if each["kind"] == "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+    (board,) = (each for each in rendered if each["kind"] == "ConfigMap")
+    assert json.loads(board["data"]["berth.json"]) == json.loads((CHART / "files" / "dashboard.json").read_text())
+    assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+@pytest.mark.parametrize(("ingress", "egress"), [(True, False), (False, True), (True, True)])
+async def test_a_direction_that_is_not_restricted_is_not_named(helm: Helm, ingress: bool, egress: bool) -> None:
+    """A direction that is named without rules would be closed altogether."""
+    rendered = await helm.template(values={"networkPolicy": {"ingress": ingress, "egress": egress}})
+    (policy,) = (each["spec"] for each in rendered if each["kind"] == "NetworkPolicy")
+    wanted = [name for name, on in (("Ingress", ingress), ("Egress", egress)) if on]
+    assert policy["policyTypes"] == wanted
+    assert ("ingress" in policy, "egress" in policy) == (ingress, egress)
+
+
+async def test_without_policies_none_is_made(helm: Helm) -> None:
+    values = {"networkPolicy": {"ingress": False}}
+    assert "NetworkPolicy" not in {each["kind"] for each in await helm.template(values=values)}
