@@ -257,7 +257,11 @@ class Arbiter:
         """ReplicaGroups whose members are wanted: each holds its planned nodes."""
         stored = self._world.groups.store.all()
         known = {group["metadata"]["uid"] for group in stored}
-        self._granted = {uid: granted for uid, granted in self._granted.items() if uid not in known}
+        self._granted = {
+            uid: granted
+            for uid, granted in self._granted.items()
+            if uid not in known and not self._world.groups.has_seen(granted["metadata"]["resourceVersion"])
+        }
         self._asked = {uid: asked for uid, asked in self._asked.items() if uid in known or uid in self._granted}
         return [
             group

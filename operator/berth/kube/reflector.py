@@ -134,6 +134,10 @@ class Reflector:
         """Seconds since the server last sent or confirmed what the copy holds; infinite before the first list."""
         return float("inf") if self._contact is None else self._now() - self._contact
 
+    def has_seen(self, version: str) -> bool:
+        """Whether the copy is at this resourceVersion or past it: what it lacks then is gone, not still to come."""
+        return bool(self._version) and not _older(self._version, version)
+
     async def run(self) -> None:
         reason = "start"
         while True:

@@ -73,6 +73,20 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("berth.kube.reflector.FIRST_BACKOFF_SECONDS", 0.01)
 
 
+async def test_what_a_copy_lacks_is_gone_once_it_is_past_its_version(
+    client: KubeClient, server: ScriptedServer
+) -> None:
+    script = (
+        listing(obj("a"), version="10"),
+        stream(event("ADDED", obj("b", 12)), event("DELETED", obj("b", 13)), end="hang"),
+    )
+    async with reflecting(client, server, *script) as watched:
+        assert not watched.reflector.has_seen("1"), "nothing was listed yet"
+        await watched.until(lambda: watched.reflector.has_seen("13"))
+        assert watched.reflector.has_seen("12")
+        assert not watched.reflector.has_seen("14")
+
+
 async def test_a_list_and_its_changes_make_the_copy(client: KubeClient, server: ScriptedServer) -> None:
     script = (
         listing(obj("a"), obj("b"), version="10"),
