@@ -6,7 +6,7 @@ messages use; it ends in the condition Accepted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from berth.api.common import Backend
 from berth.api.gpupool import GPUPool
@@ -33,9 +33,16 @@ def accept(
     deployment: LLMDeployment,
     pools: Mapping[str, GPUPool],
     missing_claims: frozenset[str],
+    unreadable_pools: Collection[str] = (),
 ) -> None:
     """Raise InvalidSpec if `deployment` cannot be carried out whatever capacity there is."""
     model = resolve_model(deployment)
+    named = {*deployment.spec.placement.pools, *(each.pool for each in deployment.spec.fixed_allocations)}
+    for name in sorted(named.intersection(unreadable_pools)):
+        raise InvalidSpec(
+            "UnreadablePool",
+            f"spec.placement: this release cannot read GPUPool {name}: its condition Accepted says what to correct",
+        )
     for name in deployment.spec.placement.pools:
         usable_pool(name, pools, deployment.metadata.namespace, "spec.placement.pools")
     claims = {

@@ -27,6 +27,7 @@ REASONS: Final[Mapping[str, str]] = {
     "Valid": "The spec can be carried out.",
     "UnknownModel": "spec.model.name is not in the catalogue and spec.model.architecture is absent.",
     "UnknownPool": "A pool the spec names does not exist.",
+    "UnreadablePool": "This release cannot read a pool the spec names; the pool's condition Accepted says why.",
     "PoolNotAllowed": "The pool's allowedNamespaces does not select this namespace.",
     "UnknownGPU": "The pool's GPU type is not one Berth knows.",
     "UnsupportedPrecision": "The pool's GPU or the backend cannot run this precision.",

@@ -133,7 +133,7 @@ def resolve(snapshot: Snapshot, defaults: Defaults, decision: Decision | None = 
     """The allocation in force and the template of its groups; None while nothing can be placed. Raises InvalidSpec."""
     deployment = snapshot.deployment
     pools = readable_pools(snapshot.pools)
-    accept(deployment, pools, snapshot.missing_claims)
+    accept(deployment, pools, snapshot.missing_claims, snapshot.pools.keys() - pools.keys())
     if deployment.spec.fixed_allocations:
         allocation, groups_for_traffic = deployment.spec.fixed_allocations[0], 0
     elif decision is None or decision.allocation is None:

@@ -61,7 +61,7 @@ async def test_what_a_newer_release_stored_neither_crashes_nor_stops_anything(si
         await write(site, "replicagroups", name, {"spec": {"allocation": newer, "colour": "green"}})
         thinking = {"status": {"state": "Thinking", "mood": "calm"}}
         await write(site, "replicagroups", name, thinking, subresource="status")
-        await write(site, "gpupools", pool, {"spec": {"interconnect": "Light", "moon": "full"}})
+        await write(site, "gpupools", pool, {"spec": {"moon": "full"}})
         dreams = {"status": {"dreams": ["sheep"], "moves": {"current": {"id": "m1", "phase": "Dreaming"}}}}
         await write(site, "llmdeployments", "llama", dreams, subresource="status")
     await site.scale(3)
@@ -70,7 +70,8 @@ async def test_what_a_newer_release_stored_neither_crashes_nor_stops_anything(si
 
 
 async def _serve(site: Site, count: int, name: str = "llama") -> bool:
-    return len(await site.serving(name)) == count
+    assert len(await site.serving(name)) == count, (await site.get(name))["status"]
+    return True
 
 
 async def test_a_spec_that_this_release_cannot_read_is_said_and_its_groups_stay(
@@ -93,6 +94,36 @@ async def test_a_spec_that_this_release_cannot_read_is_said_and_its_groups_stay(
     await site.patch({"spec": {"engine": {"backend": "simulated"}}})
     await site.settled()
     assert await site.serving() == before
+
+
+async def test_a_pool_that_this_release_cannot_read_is_said_and_its_groups_stay(
+    site: Site, berth: RunningBerth
+) -> None:
+    pool = await site.pool()
+    await site.create(site.deployment(pool))
+    await site.settled()
+    before = await site.serving()
+    async with a_newer_release(site):
+        await write(site, "gpupools", pool, {"spec": {"interconnect": "Light"}})
+    await site.scale(3)
+    await site.until("Accepted", "False")
+    message = (await site.condition("Accepted"))["message"]
+    assert message == (
+        f"spec.placement: this release cannot read GPUPool {pool}: its condition Accepted says what to correct"
+    )
+
+    async def the_pool_says_what() -> bool:
+        conditions = (await site.cluster.get("gpupools", pool))["status"]["conditions"]
+        said = [each["message"] for each in conditions if each["type"] == "Accepted"]
+        assert said
+        assert said[0].startswith("spec.interconnect: unsupported value"), said
+        return True
+
+    await eventually(the_pool_says_what)
+    assert await site.serving() == before
+    await site.cluster.patch("gpupools", pool, None, {"spec": {"interconnect": "NVLink"}})
+    await eventually(lambda: _serve(site, 3))
+    assert before < await site.serving()
 
 
 async def test_an_error_of_berths_own_stops_one_deployment_only(
