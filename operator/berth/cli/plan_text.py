@@ -20,7 +20,7 @@ _ROWS: Final = 10
 def lines(planned: Planned, changes: Sequence[Change], *, wide: bool, factors: bool) -> Iterator[str]:
     """Headline, table, reasons, remarks; with `factors` the five of them."""
     shown = planned.candidates if wide else record.selection(planned.candidates, planned.in_force, _ROWS)
-    yield _headline(planned, changes) + "\n"
+    yield headline(planned, changes) + "\n"
     yield _table(planned, shown, wide=wide)
     yield from _why(planned, shown)
     yield from _remarks(planned, shown)
@@ -28,7 +28,7 @@ def lines(planned: Planned, changes: Sequence[Change], *, wide: bool, factors: b
         yield from _factors(planned, shown)
 
 
-def _headline(planned: Planned, changes: Sequence[Change]) -> str:
+def headline(planned: Planned, changes: Sequence[Change] = ()) -> str:
     """What was asked, in a line."""
     question = planned.question
     traffic, objectives = question.traffic, question.objectives
