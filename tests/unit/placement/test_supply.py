@@ -67,6 +67,19 @@ def test_groups_stand_where_the_arbiter_would_put_them(
         assert source.used.get(name, Usage()).gpus + members * demand.gpus_per_member <= 8
 
 
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=6), st.integers(2, 4), st.sampled_from([1, 2, 4, 8]))
+def test_groups_over_several_nodes_stand_as_soon_as_there_is_room(taken: list[int], members: int, gpus: int) -> None:
+    source = supply(count=len(taken), used={f"h100-{index}": used for index, used in enumerate(taken)})
+    demand = Demand(members, gpus)
+    groups = source.room_now(demand)
+    planned = source.lay_out(demand, groups, 1, ZONE)
+
+    assert len(planned) == groups
+    assert all(len(set(names)) == members for names in planned), "each member on a node of its own"
+    use = Counter(name for names in planned for name in names)
+    assert all(source.used.get(name, Usage()).gpus + count * gpus <= 8 for name, count in use.items())
+
+
 def test_room_is_what_is_free_and_what_there_is_in_total() -> None:
     source = supply(count=2, used={"h100-0": 6})
     assert (source.room_now(Demand(1, 4)), source.room(Demand(1, 4))) == (2, 4)

@@ -98,12 +98,13 @@ class Supply:
             name: min(groups, capacity.groups_that_fit(demand, found, used)) for name, found in sorted(domains.items())
         }
         counts = _spread_over(tuple(rooms.values()), groups, needed)
-        layout: list[tuple[str, ...]] = []
+        free = {node.name: capacity.free(node, used) for node in open_nodes}
+        left, layout = dict(free), []
         for name, count in zip(rooms, counts, strict=True):
-            layout += _fill(demand, domains[name], used, count)
-        # What no domain holds alone stands over several.
-        rest = [node for node in open_nodes if node.name not in {name for nodes in layout for name in nodes}]
-        return (*layout, *_fill(demand, rest, used, groups - len(layout)))
+            layout += _fill(demand, [node.name for node in domains[name]], left, count)
+        # What no domain holds alone stands over several; where that leaves a group out, domains do not count.
+        layout += _fill(demand, list(left), left, groups - len(layout))
+        return tuple(layout if len(layout) == groups else _fill(demand, list(free), free, groups))
 
     def domain_of(self, layout: Sequence[Sequence[str]]) -> dict[str, str]:
         """Failure domain of each node; those whose domain is unknown share one, which is the careful guess."""
@@ -182,14 +183,18 @@ def _spread_over(rooms: tuple[int, ...], groups: int, needed: int) -> tuple[int,
     return tuple(best.get(name, 0) for name in names)
 
 
-def _fill(demand: Demand, nodes: Sequence[NodeView], used: Mapping[str, Usage], groups: int) -> list[tuple[str, ...]]:
-    """Nodes of `groups` groups, each on those where the fewest GPUs are left over; as many as find room."""
-    left = {node.name: capacity.free(node, used) for node in nodes}
+def _fill(demand: Demand, nodes: Sequence[str], left: dict[str, Usage], groups: int) -> list[tuple[str, ...]]:
+    """Nodes of each group; as many groups as find room, whose members are taken from `left`.
+
+    A group of one pod goes where the fewest GPUs are left over. Members of larger ones go where the most are, as the
+    last groups would not find enough different nodes otherwise.
+    """
+    tightest_first = 1 if demand.members == 1 else -1
     layout: list[tuple[str, ...]] = []
     for _ in range(groups):
         fitting = sorted(
-            (name for name, amount in left.items() if _holds(amount, demand.member)),
-            key=lambda name: (left[name].gpus, name),
+            (name for name in nodes if _holds(left[name], demand.member)),
+            key=lambda name: (tightest_first * left[name].gpus, name),
         )
         if len(fitting) < demand.members:
             break
