@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+from click.testing import CliRunner
+
+from berth.cli import main
 from berth.local.kwok import gpu_node
 from tests.integration.controller.conftest import POOL_LABEL, PRODUCTS, Site
 from tests.support.berth import RunningBerth, running_berth
@@ -57,6 +63,10 @@ async def test_a_deployment_lands_where_its_record_says(site: Site, berth: Runni
     assert [group["spec"]["allocation"]["pool"] for group in await site.groups()] == [cheap] * placed(found)["groups"]
     assert status["candidates"][0]["chosen"]
     assert {each["allocations"][0]["pool"] for each in status["candidates"]} == {cheap, dear}
+    explained = [each for each in status["candidates"] if "factors" in each]
+    assert [each["chosen"] for each in explained] == [True, False], "of the chosen one and of the runner-up"
+    for each in explained:
+        assert set(each["factors"]) == {"communication", "parallelism", "batch", "bandwidth", "failure"}
     assert status["placement"]["predicted"]["ttftP95"].endswith("ms")
     assert status["summary"]["placement"].startswith(f"{cheap} bf16 tp")
 
@@ -72,6 +82,33 @@ async def test_prices_of_real_objects_decide_where_the_next_deployment_lands(sit
 
     assert placed(await site.settled("second"))["pool"] == b
     assert placed(await site.settled("first"))["pool"] == a, "what is placed does not follow prices"
+
+
+async def test_a_laptop_says_what_the_cluster_will_do(
+    site: Site, berth: RunningBerth, kubeconfig: Path, tmp_path: Path
+) -> None:
+    full = await pool(site, "A100-SXM-40", nodes=1, gpus=1, pricePerGPUHour="0.90")
+    free = await pool(site, "H100-SXM-80", pricePerGPUHour="9.90")
+    await site.cluster.create(automatic(site, "first", pools=(full, free)))
+    assert placed(await site.settled("first"))["pool"] == full
+    asked = automatic(site, "second", pools=(full, free))
+    file = tmp_path / "second.yaml"
+    file.write_text(yaml.safe_dump(asked))
+
+    async def none_free() -> bool:
+        return bool((await site.cluster.get("gpupools", full))["status"]["gpus"]["free"] == 0)
+
+    await eventually(none_free)
+    arguments = ["plan", "-f", str(file), "--kubeconfig", str(kubeconfig), "-o", "json"]
+    told = await asyncio.to_thread(CliRunner().invoke, main, arguments)
+    assert told.exit_code == 0, told.output
+    await site.cluster.create(asked)
+    status = (await site.settled("second"))["status"]
+
+    plan = json.loads(told.stdout)
+    assert plan["placement"]["allocations"] == status["placement"]["allocations"]
+    assert set(plan["placement"]) <= set(status["placement"]), "the same names"
+    assert plan["candidates"][0]["factors"].keys() == status["candidates"][0]["factors"].keys()
 
 
 async def test_capacity_of_real_nodes_decides_too(site: Site, berth: RunningBerth) -> None:

@@ -128,6 +128,9 @@ def test_an_object_tells_what_is_free() -> None:
     assert (source.room_now(Demand(1, 4)), source.room(Demand(1, 4))) == (2, 6)
     assert source.room_now(Demand(1, 3)) == 3
     assert told().nodes is None
+    gpus = {"capacity": 24, "allocatable": 24, "unhealthy": 0}
+    assert told(nodes=3, gpus={**gpus, "free": 0}).room_now(Demand(1, 1)) == 0, "full pools have no map"
+    assert told(nodes=3, gpus=gpus).room_now(Demand(1, 8)) == 3
 
 
 def test_an_object_whose_pool_overlaps_is_not_planned_with() -> None:

@@ -137,7 +137,8 @@ def supply_of(
 def supply_of_object(pool: GPUPool, namespace: str) -> Supply:
     """The pool as its own object tells, for a plan without a cluster: nodes and what is free from its status.
 
-    Without `status.nodes` as many as are asked for; without `status.freePerNode` all are free. Domains are unknown.
+    Without `status.nodes` as many as are asked for. Nodes that `status.freePerNode` leaves out are full; without it all
+    are free, unless the pool says that no GPU is. Domains are unknown.
     """
     status, per_node = pool.status, pool.spec.gpus_per_node
     told = [condition for condition in status.conditions if condition.type in (OVERLAP, UNSUPPORTED_ALLOCATION)]
@@ -145,7 +146,8 @@ def supply_of_object(pool: GPUPool, namespace: str) -> Supply:
     if status.nodes is None:
         return supply_of(pool, namespace, None, {}, why_not)
     frees = [int(free) for free, count in status.free_per_node.items() for _ in range(count)]
-    frees += [0 if status.free_per_node else per_node] * (status.nodes - len(frees))
+    full = bool(status.free_per_node) or (status.gpus is not None and status.gpus.free == 0)
+    frees += [0 if full else per_node] * (status.nodes - len(frees))
     nodes = [
         NodeView(
             f"{pool.metadata.name}-{index:04}",
