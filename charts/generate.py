@@ -107,8 +107,12 @@ def _settings() -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         first, *rest = each.name.split("_")
         about = each.metadata
+        key = first + "".join(part.capitalize() for part in rest)
+        if isinstance(each.default, str):
+            yield key, {"description": f"{about['description']} Default: {each.default}.", "type": "string"}
+            continue
         yield (
-            first + "".join(part.capitalize() for part in rest),
+            key,
             {
                 "description": f"{about['description']} Default: {each.default:g} {about['unit']}".rstrip() + ".",
                 "type": "integer" if isinstance(each.default, int) else "number",

@@ -18,9 +18,11 @@ from functools import partial
 import kopf
 from kubernetes.aio.client import ApiClient, Configuration
 
+from berth.controller import nodewatch
 from berth.controller.arbiter import Arbiter
 from berth.controller.engine_files import engine_files
 from berth.controller.execute import Executor
+from berth.controller.nodewatch import NodeWatch
 from berth.controller.reconcile import Reconciler
 from berth.controller.world import Key, World, pool_key
 from berth.core.plan import Defaults
@@ -120,16 +122,28 @@ class App:
             relist_seconds=settings.relist,
             metrics=self.metrics,
         )
-        arbiter = Arbiter(client, self._world, clock.now)
         self._monitor = Monitor(self._prober, lambda key: self._wake(key), self._time_of_day, settings.canary_interval)
         standing = Standing()
         self.metrics.registry.register(standing)
+        self._watch = NodeWatch(
+            client,
+            self._world,
+            self._monitor.reach,
+            self._wake,
+            clock.now,
+            self._time_of_day,
+            settings.fault_rules,
+            nodewatch.Limits(settings.node_late, settings.node_silent, settings.gpu_fault_hold, settings.node_stable),
+            self.metrics,
+        )
+        arbiter = Arbiter(client, self._world, clock.now, self._watch.why_avoided)
         self._reconciler = Reconciler(
             client,
             self._world,
             arbiter,
             Executor(client, arbiter, self._prober, self._time_of_day),
             self._monitor,
+            self._watch,
             recorder,
             Defaults(engine_files(), IMAGES),
             self._time_of_day,
@@ -144,6 +158,7 @@ class App:
         background = [asyncio.create_task(self._world.run(), name="copies")]
         try:
             await self._unless_stopped(self._world.synced(), background)
+            background.append(asyncio.create_task(self._watch.run(), name="nodes"))
             await self._unless_stopped(elector.acquire(), background)
             _log.info("leading as %s", elector.identity)
             background += [

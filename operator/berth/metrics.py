@@ -68,6 +68,19 @@ class Metrics:
         )
         self._leading = Gauge("berth_leader", "1 while this process holds the Lease.", registry=self.registry)
 
+        self._frozen_pools = Gauge(
+            "berth_frozen_pools", "Pools in which evacuations are frozen now.", registry=self.registry
+        )
+        self._freezes = Counter(
+            "berth_evacuation_freezes",
+            "Times that evacuations of a pool were frozen, because so much silence is more likely Berth's own.",
+            registry=self.registry,
+        )
+
+    def frozen_pools(self, count: int, *, begun: int) -> None:
+        self._frozen_pools.set(count)
+        self._freezes.inc(begun)
+
     def api_call(self, verb: str, kind: str, code: str, seconds: float) -> None:
         self._api_requests.labels(verb, kind, code).inc()
         self._api_seconds.labels(verb, kind).observe(seconds)

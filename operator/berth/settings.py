@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from berth.core.faults import DEFAULT_CONDITIONS, DEFAULT_TAINTS, FaultRules
 from berth.errors import BerthError
 
 PREFIX: Final = "BERTH_"
@@ -55,6 +56,15 @@ class Settings:
     listen: str = _setting("127.0.0.1:8080", "Address and port of /metrics and the probes.")
     canary_interval: float = _setting(5.0, "Time between two canary requests to a group.", "s", 0.5, 60)
 
+    node_late: float = _setting(12.0, "Silence of a node's Lease after which requests go elsewhere.", "s", 2, 600)
+    node_silent: float = _setting(20.0, "Silence of a node's Lease after which its groups are replaced.", "s", 3, 3600)
+    gpu_fault_hold: float = _setting(3.0, "How long a GPU must be reported sick to be believed.", "s", 0, 600)
+    node_stable: float = _setting(300.0, "Time without a fault before a node is used again.", "s", 0, 86_400)
+    gpu_fault_conditions: str = _setting(
+        DEFAULT_CONDITIONS, "Node conditions that are GPU faults: Type=Status or Type=Status/!Reason, with commas."
+    )
+    gpu_fault_taints: str = _setting(DEFAULT_TAINTS, "Keys of node taints that are GPU faults, with commas.")
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Raises `InvalidSettings` with one line per bad value."""
@@ -82,12 +92,24 @@ class Settings:
             raise ValueError(f"{variable('listen')}={self.listen!r}: must be host:port, such as 0.0.0.0:8080")
         return host.strip("[]"), int(port)
 
+    @property
+    def fault_rules(self) -> FaultRules:
+        """Which node conditions and taints are GPU faults. Raises ValueError for an entry that cannot be read."""
+        return FaultRules.parse(self.gpu_fault_conditions, self.gpu_fault_taints)
+
     def _contradictions(self) -> list[str]:
         found = []
         if not self.lease_retry < self.lease_renew_deadline < self.lease_duration:
             names = " < ".join(variable(name) for name in ("lease_retry", "lease_renew_deadline", "lease_duration"))
             values = f"{self.lease_retry:g}, {self.lease_renew_deadline:g}, {self.lease_duration:g}"
             found.append(f"{names} must hold, not {values}")
+        if not self.node_late < self.node_silent:
+            names = f"{variable('node_late')} < {variable('node_silent')}"
+            found.append(f"{names} must hold, not {self.node_late:g}, {self.node_silent:g}")
+        try:
+            _ = self.fault_rules
+        except ValueError as error:
+            found.append(f"{variable('gpu_fault_conditions')}: {error}")
         if self.context and not self.kubeconfig:
             found.append(f"{variable('context')} needs {variable('kubeconfig')}")
         try:

@@ -15,26 +15,41 @@ from pathlib import Path
 
 from berth.app import App
 from berth.errors import Transient
+from berth.serving.prober import Progress
 from berth.settings import Settings
 
 
 @dataclass
 class ScriptedLeaders:
-    """Answers for leaders by address; by default everybody produces a token and has nothing in flight."""
+    """Answers for leaders by address; by default everybody produces a token, makes progress, has nothing in flight."""
 
     silent: set[str] = field(default_factory=set)
     """Addresses that produce no token; "*" is everybody."""
+    unreachable: set[str] = field(default_factory=set)
+    """Addresses that nothing is heard from; "*" is everybody."""
+    frozen: set[str] = field(default_factory=set)
+    """Addresses whose engine has work and makes no progress; "*" is everybody."""
     in_flight_by_address: dict[str, int] = field(default_factory=dict)
     drained: list[str] = field(default_factory=list)
     asked: int = 0
+    looked: int = 0
 
     async def token(self, address: str) -> None:
         self.asked += 1
+        self._reach(address)
         if address in self.silent or "*" in self.silent:
             raise Transient(f"no token from {address}: silent in this test")
 
-    async def in_flight(self, address: str) -> int:
-        return self.in_flight_by_address.get(address, 0)
+    async def progress(self, address: str) -> Progress:
+        self._reach(address)
+        self.looked += 1
+        frozen = address in self.frozen or "*" in self.frozen
+        in_flight = self.in_flight_by_address.get(address, int(frozen))
+        return Progress(in_flight, steps=1 if frozen else self.looked, tokens=1 if frozen else self.looked)
+
+    def _reach(self, address: str) -> None:
+        if address in self.unreachable or "*" in self.unreachable:
+            raise Transient(f"{address} cannot be reached in this test")
 
     async def drain(self, address: str) -> None:
         self.drained.append(address)

@@ -13,11 +13,11 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
 
 from berth import labels
 from berth.api.gpupool import GPUPool
 from berth.controller import parse
+from berth.controller.memo import Memo
 from berth.controller.world import Key, World
 from berth.core import capacity, pools
 from berth.core.budgets import why_over_gpu_budget
@@ -32,7 +32,6 @@ from berth.kube.client import KubeClient
 from berth.kube.errors import AlreadyExists
 from berth.kube.kinds import POD, REPLICA_GROUP, Object
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 FOREIGN_SECONDS = 10.0
@@ -76,42 +75,27 @@ class _Foreign:
     at: float
 
 
-class _Memo(Generic[T]):
-    """What was read from an object, until the object changes: each claim looks at every node and pod of a pool."""
-
-    def __init__(self, read: Callable[[Object, str], T]) -> None:
-        self._read = read
-        self._known: dict[tuple[str, str], tuple[str, T]] = {}
-
-    def get(self, obj: Object, resource_name: str) -> T:
-        metadata = obj["metadata"]
-        key = (metadata["uid"], resource_name)
-        known = self._known.get(key)
-        if known is None or known[0] != metadata["resourceVersion"]:
-            known = (metadata["resourceVersion"], self._read(obj, resource_name))
-            self._known[key] = known
-        return known[1]
-
-    def keep(self, uids: set[str]) -> None:
-        """Forget objects that are gone."""
-        if len(self._known) > 2 * len(uids) + 64:
-            self._known = {key: known for key, known in self._known.items() if key[0] in uids}
-
-
 class Arbiter:
-    """Serial per pool; `now` is monotonic seconds."""
+    """Serial per pool; `now` is monotonic seconds, `why_avoided` what speaks against placing anything on a node."""
 
-    def __init__(self, client: KubeClient, world: World, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        world: World,
+        now: Callable[[], float],
+        why_avoided: Callable[[NodeView], str] = lambda _node: "",
+    ) -> None:
         self._client = client
         self._world = world
         self._now = now
+        self._why_avoided = why_avoided
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting: dict[str, dict[str, Claim]] = {}
         self._since: dict[str, float] = {}
         """When each waiting claim was first refused, by its name."""
         self._foreign: dict[str, _Foreign] = {}
-        self._views = _Memo(lambda node, resource_name: node_view(node, None, resource_name))
-        self._usages = _Memo(pod_usage)
+        self._views = Memo(node_view)
+        self._usages = Memo(pod_usage)
         self._granted: dict[str, Object] = {}
         """ReplicaGroups just created, by UID, until the local copy has them."""
         self._asked: dict[str, Usage] = {}
@@ -226,6 +210,7 @@ class Arbiter:
             nodes,
             usage_by_node(bound, self._reservations(resource)),
             pool=claim.pool.metadata.name,
+            exclude={node.name: why for node in nodes if (why := self._why_avoided(node))},
         )
         return answers[claim.name]
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from berth import labels
 from berth.api.llmdeployment import LLMDeployment, parse_llmdeployment
 from berth.controller import parse
+from berth.controller.nodewatch import NodeWatch
 from berth.controller.world import Key, World
+from berth.core.nodes import NodeView, node_view
 from berth.core.observed import Answer, Group, Shortage, Snapshot
 from berth.core.render.names import pod_name
 from berth.kube.client import KubeClient
@@ -23,9 +26,10 @@ from berth.kube.kinds import LLM_DEPLOYMENT, PERSISTENT_VOLUME_CLAIM, POD, Objec
 class Observer:
     """Makes snapshots. `clock` gives Unix seconds."""
 
-    def __init__(self, client: KubeClient, world: World, clock: Callable[[], float]) -> None:
+    def __init__(self, client: KubeClient, world: World, watch: NodeWatch, clock: Callable[[], float]) -> None:
         self._client = client
         self._world = world
+        self._watch = watch
         self._clock = clock
 
     async def read(self, key: Key) -> Object | None:
@@ -51,7 +55,20 @@ class Observer:
             shortages=shortages,
             missing_claims=await self._missing_claims(deployment),
             now=self._clock(),
+            nodes=self._nodes(groups),
+            facts=self._watch.facts(node for group in groups for node in _nodes_of(group)),
+            frozen=self._watch.frozen({group.pool for group in groups}),
         )
+
+    def _nodes(self, groups: Sequence[Group]) -> dict[str, NodeView]:
+        """Nodes of the groups; one that nobody can read is as good as unknown."""
+        views = {}
+        for name in {node for group in groups for node in _nodes_of(group)}:
+            raw = self._world.nodes.store.get(None, name)
+            if raw is not None:
+                with suppress(ValueError):
+                    views[name] = node_view(raw, "")
+        return views
 
     async def _groups(self, uid: str) -> tuple[Group, ...]:
         pods = defaultdict(list)
@@ -107,3 +124,8 @@ class Observer:
             except NotFound:
                 missing.add(claim)
         return frozenset(missing)
+
+
+def _nodes_of(group: Group) -> set[str]:
+    """Where its members stand or are planned."""
+    return {*group.planned_nodes, *(member.node for member in group.members if member.node)}

@@ -51,6 +51,7 @@ def member(pod: Manifest, replica_group: Manifest) -> Member:
         serving=found.get(labels.SERVING) == "true",
         token_restarts=_integer(annotations.get(labels.TOKEN_RESTARTS)),
         lost_labels=_lost(member_labels(replica_group, index), found),
+        deleted_at=unix_seconds(metadata.get("deletionTimestamp")),
     )
 
 

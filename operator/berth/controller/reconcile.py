@@ -11,6 +11,7 @@ from berth import labels
 from berth.api.llmdeployment import LLMDeployment
 from berth.controller.arbiter import Arbiter, Claim
 from berth.controller.execute import Executor
+from berth.controller.nodewatch import NodeWatch
 from berth.controller.observe import Observer
 from berth.controller.planner import Planner
 from berth.controller.pools import PoolReconciler
@@ -76,6 +77,7 @@ class Reconciler:
         arbiter: Arbiter,
         executor: Executor,
         monitor: Monitor,
+        watch: NodeWatch,
         recorder: EventRecorder,
         defaults: Defaults,
         clock: Callable[[], float],
@@ -91,7 +93,7 @@ class Reconciler:
         self._defaults = defaults
         self._resync = resync_seconds
         self._standing = standing or Standing()
-        self._observer = Observer(client, world, clock)
+        self._observer = Observer(client, world, watch, clock)
         self._pools = PoolReconciler(client, world, arbiter, clock)
         self._planner = Planner(arbiter, self._pools.state)
         self._clock = clock
@@ -172,7 +174,7 @@ class Reconciler:
         )
 
     def _ask(self, key: Key, snapshot: Snapshot, plan: Plan) -> None:
-        questions = (question(member, draining=draining) for member, draining in plan.questions)
+        questions = (question(member, what) for member, what in plan.questions)
         alive = frozenset(group.leader.uid for group in snapshot.groups if group.leader is not None)
         self._monitor.ask(key, frozenset(each for each in questions if each is not None), alive)
 

@@ -140,7 +140,7 @@ class World:
         }
 
     def _child(self, old: Object | None, new: Object | None) -> None:
-        for key in {key for obj in (old, new) if obj is not None for key in _deployments_of(obj)}:
+        for key in {key for obj in (old, new) if obj is not None for key in deployments_of(obj)}:
             self._wake(key)
 
     def _held_something(self, old: Object | None, new: Object | None) -> None:
@@ -158,7 +158,7 @@ class World:
             self._capacity_changed()
 
 
-def _deployments_of(obj: Object) -> Iterable[Key]:
+def deployments_of(obj: Object) -> Iterable[Key]:
     """Whom an object concerns: by its label, which somebody may have edited, and by its owner."""
     metadata = obj["metadata"]
     owner = parse.owner_of(obj, "LLMDeployment")

@@ -101,7 +101,7 @@ def discover(nodes: Iterable[Mapping[str, Any]], prices: Mapping[str, Price] = L
     found: dict[tuple[str, str, int], list[NodeView]] = {}
     left_out: dict[str, str] = {}
     for raw in nodes:
-        node = node_view(raw, None, RESOURCE_NAME)
+        node = node_view(raw, RESOURCE_NAME)
         if PRODUCT_LABEL not in node.labels:
             if node.gpu_capacity:
                 left_out[node.name] = (

@@ -8,13 +8,16 @@ Invariants:
 - The part of the state that decides (reserved, committed, retiring, failed) lives in a label of the ReplicaGroup.
 - Before the commit a missing member is still to be created; after it a missing member is a failure.
 - A failed group loses its traffic first; its members are deleted only when evidence that names them was read back.
+- What the network shows alone gives nothing up: a node counts as lost when its Lease is silent *and* its leader, which
+  was reached before, no longer answers; and the last group that serves only when the control plane has given the node
+  up too.
 - Every call may be the last before a crash: the orders of one call are safe to carry out in part, and again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -31,15 +34,23 @@ from berth.core.actions import (
     Ungate,
 )
 from berth.core.conditions import READY, Condition, merge
-from berth.core.observed import Answer, Group, Member
+from berth.core.nodes import NodeView
+from berth.core.observed import Answer, Contact, Group, Member, NodeFacts
 from berth.core.timestamps import timestamp
 
 FAILED_MEMBER_GRACE_SECONDS = 5
 """Long enough for a clean exit, short enough that the replacement can inherit the GPUs."""
 ROUTING_SETTLE_SECONDS = 2.0
 """A leader without requests has drained only once Services stopped routing to it: kube-proxy syncs every second."""
+FORCE_AFTER_SECONDS = 30.0
+"""How long after its time a pod on a silent node is given before it is removed by force, where the user allows that."""
+FROZEN_SECONDS = 12.0
+"""No progress for so long although work is outstanding, and no token for Berth either: more than twice what the
+launcher itself waits, which ends a hung engine first and knows more."""
 BIND_TIMEOUT_SECONDS = 60.0
 """A member pinned to a planned node that is still unbound after this lost a race: everything is released."""
+NODE_FAILURES = frozenset({"GPUUnhealthy", "NodeSilent", "NodeDeleted"})
+"""Reasons of a failure that lie with the node: others should not be placed there for a while."""
 MAX_EVIDENCE_TEXT = 2048
 """Characters kept of a container's last words, so that a ReplicaGroup stays small."""
 
@@ -61,6 +72,32 @@ class GroupPolicy:
 
     recovery_window: float
     drain_timeout: float
+    force_delete: bool = False
+    """Pods on silent nodes may be removed by force (`recovery.forceDelete: NodeUnreachable`)."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What else has a say in the fate of one group."""
+
+    nodes: Mapping[str, NodeView] = field(default_factory=dict)
+    facts: Mapping[str, NodeFacts] = field(default_factory=dict)
+    others_serve: bool = False
+    """Another group of the deployment serves, and nothing speaks against it."""
+
+    def of(self, member: Member) -> NodeFacts:
+        """What was found out about a member's node; neutral where nothing was."""
+        return self.facts.get(member.node or "") or NodeFacts()
+
+    def given_up(self, member: Member) -> bool:
+        """The control plane itself calls the member's node not ready."""
+        node = self.nodes.get(member.node or "")
+        return node is not None and not node.ready
+
+    def evicts(self, member: Member) -> str:
+        """The taint for which pods are thrown off the member's node; empty if there is none."""
+        node = self.nodes.get(member.node or "")
+        return next((str(taint) for taint in node.taints if taint.effect == "NoExecute"), "") if node else ""
 
 
 @dataclass(frozen=True)
@@ -83,8 +120,16 @@ class Judgement:
         return self.state is State.SERVING
 
 
+ALONE = Surroundings()
+
+
 def judge(
-    group: Group, answer: Answer | None, policy: GroupPolicy, now: float, manifests: Sequence[Mapping[str, Any]] | None
+    group: Group,
+    answer: Answer | None,
+    policy: GroupPolicy,
+    now: float,
+    manifests: Sequence[Mapping[str, Any]] | None,
+    around: Surroundings = ALONE,
 ) -> Judgement:
     """State of `group` and the next orders for it.
 
@@ -92,13 +137,13 @@ def judge(
     whose pods were never completed is released instead.
     """
     if group.lifecycle == labels.FAILED:
-        return _failed(group, policy, now)
+        return _failed(group, policy, now, around)
     if group.lifecycle == labels.RETIRING:
         return _draining(group, answer, policy, now)
     if group.lifecycle == labels.RESERVED:
         judgement = _reserved(group, now, manifests)
     else:
-        judgement = _committed(group, answer, policy, now)
+        judgement = _committed(group, answer, policy, now, around)
     unearned = [order for order in _unearned(group) if order not in judgement.actions]
     return replace(judgement, actions=(*unearned, *judgement.actions)) if unearned else judgement
 
@@ -136,12 +181,12 @@ def _reserved(group: Group, now: float, manifests: Sequence[Mapping[str, Any]] |
     )
 
 
-def _committed(group: Group, answer: Answer | None, policy: GroupPolicy, now: float) -> Judgement:
-    failure = find_failure(group, policy, now)
+def _committed(group: Group, answer: Answer | None, policy: GroupPolicy, now: float, around: Surroundings) -> Judgement:
+    failure = find_failure(group, policy, now, around) or _lost_from_sight(group, answer, around)
     if failure is not None:
         return fail(group, *failure, now)
     forgiven = _newly_restarted(group)
-    judgement = _progress(group, answer, now)
+    judgement = _progress(group, answer, now, around)
     if forgiven is None:
         return judgement
     mark = Mark(group, {}, {labels.ACCEPTED_RESTART: f"{forgiven.restarts}@{timestamp(now)}"})
@@ -155,15 +200,20 @@ def _committed(group: Group, answer: Answer | None, policy: GroupPolicy, now: fl
     )
 
 
-def find_failure(group: Group, policy: GroupPolicy, now: float) -> tuple[str, str] | None:
+def find_failure(group: Group, policy: GroupPolicy, now: float, around: Surroundings = ALONE) -> tuple[str, str] | None:
     """(reason, message) of why a committed group is lost, or None. Facts only: no time-outs, no network."""
     for member in group.members:
+        node = around.of(member)
         if group.recorded_uids and member.uid not in group.recorded_uids:
             return "MemberReplaced", f"pod {member.name} is not the one this group was made of"
         if member.ended:
             return "MemberFailed", f"pod {member.name} ended: {describe(member)}"
+        if node.gone:
+            return "NodeDeleted", f"node {member.node} of pod {member.name} does not exist any more"
         if member.deleting:
-            return "MemberDeleted", f"pod {member.name} is being deleted"
+            return _deleted(member, around.evicts(member))
+        if member.uid in node.sick:
+            return "GPUUnhealthy", node.sick[member.uid]
     if len(group.members) < group.wanted_members:
         return "MemberMissing", f"{group.wanted_members - len(group.members)} of {group.wanted_members} pods are gone"
     for member in group.members:
@@ -175,13 +225,58 @@ def find_failure(group: Group, policy: GroupPolicy, now: float) -> tuple[str, st
     return None
 
 
+def _deleted(member: Member, taint: str) -> tuple[str, str]:
+    if taint:
+        return "MemberEvicted", f"pod {member.name} is being deleted: node {member.node} has taint {taint}"
+    return "MemberDeleted", f"pod {member.name} is being deleted"
+
+
+def suspicion(group: Group, answer: Answer | None, around: Surroundings) -> str:
+    """Why requests to the group may be lost although nothing is proven, in words; empty without any doubt."""
+    leader = group.leader
+    if leader is None or not _unreachable(leader, answer):
+        return ""
+    node = around.of(leader)
+    if node.frozen or node.contact not in (Contact.LATE, Contact.SILENT):
+        return ""
+    return f"node {leader.node} is {node.contact.value} and {leader.name} does not answer"
+
+
+def _unreachable(leader: Member, answer: Answer | None) -> bool:
+    """It was reached before, in this container's life, and is not any more."""
+    if answer is None or (answer.uid, answer.restarts) != (leader.uid, leader.restarts):
+        return False
+    return answer.unreachable and (answer.reached or leader.token_restarts == leader.restarts)
+
+
+def _lost_from_sight(group: Group, answer: Answer | None, around: Surroundings) -> tuple[str, str] | None:
+    """(reason, message) of a group lost by several independent signs, none of which would do alone."""
+    leader = group.leader
+    if leader is None:
+        return None
+    hung = answer is not None and answer.uid == leader.uid and answer.canary_missed
+    if answer is not None and hung and answer.frozen_for >= FROZEN_SECONDS:
+        return "EngineFrozen", f"no progress for {answer.frozen_for:.0f}s with work outstanding, and no token for Berth"
+    for member in group.members:
+        node = around.of(member)
+        if node.contact is not Contact.SILENT or node.frozen:
+            continue
+        unreachable = _unreachable(leader, answer)
+        started = leader.token_restarts is not None
+        given_up = around.given_up(member) and (unreachable or not started)
+        if given_up or (unreachable and member.leader and around.others_serve):
+            who = "its leader does not answer" if unreachable else "the control plane calls it not ready"
+            return "NodeSilent", f"node {member.node} of pod {member.name} is silent and {who}"
+    return None
+
+
 def _newly_restarted(group: Group) -> Member | None:
     """The member of a one-pod group whose restart in place is still to be forgiven."""
     forgiven = group.accepted_restart.restarts if group.accepted_restart else 0
     return next((member for member in group.members if member.restarts > forgiven), None)
 
 
-def _progress(group: Group, answer: Answer | None, now: float) -> Judgement:
+def _progress(group: Group, answer: Answer | None, now: float, around: Surroundings) -> Judgement:
     """State of a committed group that nothing is wrong with."""
     gated = [member for member in group.members if member.gated]
     if gated:
@@ -198,6 +293,9 @@ def _progress(group: Group, answer: Answer | None, now: float) -> Judgement:
     if not proven and not _answered(leader, answer):
         message = answer.message if answer and answer.message else f"waiting for a token from {leader.name}"
         return Judgement(State.WARMING, "NoTokenYet", message, needs_answer=True)
+    doubt = suspicion(group, answer, around)
+    if doubt and around.others_serve:
+        return Judgement(State.WARMING, "Unreachable", doubt, _cut(group))
     flip = () if leader.serving and proven else (SetServing(leader, True),)
     return Judgement(State.SERVING, "Serving", "answers with tokens", flip)
 
@@ -246,7 +344,7 @@ def fail(group: Group, reason: str, message: str, now: float) -> Judgement:
     return Judgement(State.FAILED, reason, message, (*_cut(group), mark), evidence=seen)
 
 
-def _failed(group: Group, policy: GroupPolicy, now: float) -> Judgement:
+def _failed(group: Group, policy: GroupPolicy, now: float, around: Surroundings) -> Judgement:
     failed_at = group.failed_at if group.failed_at is not None else now
     reason = group.failure_reason or "Failed"
     message = str(group.recorded_evidence.get("message") or reason)
@@ -259,10 +357,19 @@ def _failed(group: Group, policy: GroupPolicy, now: float) -> Judgement:
         actions += [
             DeleteMember(member, FAILED_MEMBER_GRACE_SECONDS) for member in group.members if not member.deleting
         ]
+        if policy.force_delete:
+            actions += [DeleteMember(member, 0) for member in group.members if _stuck(member, around, now)]
     expires_in = failed_at + policy.recovery_window - now
     if expires_in <= 0 and not group.members:
         actions.append(DeleteGroup(group))
     return Judgement(State.FAILED, reason, message, tuple(actions), requeue_after=max(expires_in, 1.0), evidence=seen)
+
+
+def _stuck(member: Member, around: Surroundings, now: float) -> bool:
+    """Nobody on its node will ever confirm its end."""
+    node = around.of(member)
+    overdue = member.deleted_at is not None and now >= member.deleted_at + FORCE_AFTER_SECONDS
+    return overdue and node.contact is Contact.SILENT and around.given_up(member) and not node.frozen
 
 
 def _draining(group: Group, answer: Answer | None, policy: GroupPolicy, now: float) -> Judgement:

@@ -71,8 +71,8 @@ class NodeView:
     memory_bytes: int = 0
     conditions: Mapping[str, str] = field(default_factory=dict)
     """Condition type -> status (True, False, Unknown)."""
-    lease_renewal: str | None = None
-    """Opaque: compare for change and time the change on the own clock, clocks of nodes cannot be trusted."""
+    condition_reasons: Mapping[str, str] = field(default_factory=dict)
+    """Condition type -> reason, where there is one."""
 
     @property
     def unhealthy_gpus(self) -> int:
@@ -84,8 +84,8 @@ class NodeView:
         return self.labels.get(topology_key, "")
 
 
-def node_view(node: Mapping[str, Any], lease: Mapping[str, Any] | None, resource_name: str) -> NodeView:
-    """Read a raw Kubernetes Node and, where known, its Lease.
+def node_view(node: Mapping[str, Any], resource_name: str) -> NodeView:
+    """Read a raw Kubernetes Node.
 
     Raises ValueError naming the node and the resource when a quantity cannot be read.
     """
@@ -119,7 +119,9 @@ def node_view(node: Mapping[str, Any], lease: Mapping[str, Any] | None, resource
         cpu_millicores=amount(allocatable, "cpu", "m"),
         memory_bytes=amount(allocatable, "memory"),
         conditions=conditions,
-        lease_renewal=_mapping((lease or {}).get("spec")).get("renewTime"),
+        condition_reasons={
+            str(c.get("type")): str(c.get("reason")) for c in _mappings(status.get("conditions")) if c.get("reason")
+        },
     )
 
 

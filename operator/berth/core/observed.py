@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from berth import labels
 from berth.api.llmdeployment import LLMDeployment
 from berth.api.replicagroup import GroupAllocation
 from berth.core.conditions import READY
+from berth.core.nodes import NodeView
 from berth.core.timestamps import unix_seconds
 
 
@@ -58,6 +60,8 @@ class Member:
     """Restart count at which this container was last seen to answer with a token; None = never."""
     lost_labels: Mapping[str, str] = field(default_factory=dict)
     """Labels of ours that it was made with and no longer carries."""
+    deleted_at: float | None = None
+    """Unix seconds until which its containers may go on (`deletionTimestamp`); None while it is not being deleted."""
 
     @property
     def leader(self) -> bool:
@@ -150,6 +154,59 @@ class Answer:
     """Why there is no token, in the server's words."""
     at: float = 0.0
     """Unix seconds at which the leader was last reached; 0 = never."""
+    misses: int = 0
+    """Attempts in a row that did not reach it."""
+    frozen_for: float = 0.0
+    """Seconds for which it was seen with work outstanding and without progress."""
+    canary_missed: bool = False
+    """A token was asked for while it was frozen, and none came."""
+
+    @property
+    def reached(self) -> bool:
+        return self.at > 0
+
+    @property
+    def unreachable(self) -> bool:
+        """Two attempts: one may have been cut short by a pause of Berth itself."""
+        return self.misses >= 2
+
+
+class Ask(StrEnum):
+    """What to ask a leader."""
+
+    TOKEN = "token"  # noqa: S105 - of a model
+    """Whether it produces one."""
+    PROGRESS = "progress"
+    """Whether it still does what it was seen to do."""
+    DRAINED = "drained"
+    """How much it still has to finish."""
+
+
+class Contact(StrEnum):
+    """What a node's Lease says, by changes that Berth saw on its own clock."""
+
+    FRESH = "fresh"
+    LATE = "late"
+    """A renewal is overdue: not enough to give anything up, enough to look harder."""
+    SILENT = "silent"
+    """Two renewals are overdue."""
+    UNKNOWN = "unknown"
+    """Not observed, or not for long enough."""
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """What Berth found out about a node over time. The default is a node about which nothing bad is known."""
+
+    gone: bool = False
+    """The API server says that there is no such node: looked up, not inferred from the local copy."""
+    contact: Contact = Contact.UNKNOWN
+    silent_since: float | None = None
+    """Unix seconds of the last renewal that was seen, for a node that is late or silent."""
+    sick: Mapping[str, str] = field(default_factory=dict)
+    """By pod UID: what is wrong with its GPUs, in words, reported for long enough to be believed."""
+    frozen: bool = False
+    """Evacuations are frozen: silence proves nothing just now."""
 
 
 @dataclass(frozen=True)
@@ -182,3 +239,9 @@ class Snapshot:
     missing_claims: frozenset[str]
     """PersistentVolumeClaims that the spec names and the namespace lacks."""
     now: float
+    nodes: Mapping[str, NodeView] = field(default_factory=dict)
+    """The nodes its groups stand on or are planned for, by name, as far as they are known."""
+    facts: Mapping[str, NodeFacts] = field(default_factory=dict)
+    """What was found out about these nodes over time, by name."""
+    frozen: str = ""
+    """Why evacuations are frozen where this deployment runs, in words; empty while they are not."""

@@ -22,8 +22,8 @@ from berth.core import groups as group_life
 from berth.core.accept import accept, backend_of, check_allocation, resolve_model, usable_pool, wanted_groups
 from berth.core.actions import Action, DeleteConfigMap, Ensure, Mark, Record, Reserve, Restore, SetServing
 from berth.core.drift import mend
-from berth.core.groups import GroupPolicy, Judgement
-from berth.core.observed import Group, Member, Snapshot
+from berth.core.groups import GroupPolicy, Judgement, Surroundings
+from berth.core.observed import Answer, Ask, Group, Member, Snapshot
 from berth.core.placement.decide import Decision
 from berth.core.render import (
     DeploymentRef,
@@ -72,8 +72,8 @@ class Plan:
     needed: int = 0
     rollout: Rollout = field(default_factory=Rollout)
     refusal: InvalidSpec | None = None
-    questions: tuple[tuple[Member, bool], ...] = ()
-    """Leaders to ask; True asks whether they have drained, False for a token."""
+    questions: tuple[tuple[Member, Ask], ...] = ()
+    """Leaders to ask, and what."""
     requeue_after: float | None = None
     decision: Decision | None = None
     """Where it is to run, in placement.mode Auto."""
@@ -102,7 +102,9 @@ def _plan(
         refusal = None
     except InvalidSpec as error:
         wanted, refusal = None, error
-    judgements = {group.name: _judge(group, snapshot, wanted) for group in snapshot.groups}
+    policy = _group_policy(snapshot)
+    trusted = _trusted(snapshot, policy)
+    judgements = {group.name: _judge(group, snapshot, wanted, policy, trusted) for group in snapshot.groups}
     must_serve = needed(deployment, wanted) if wanted else deployment.spec.replica_groups.min_available
     if deployment.metadata.deletion_timestamp:
         return Plan(judgements=judgements, wanted=wanted, needed=must_serve, refusal=refusal)
@@ -192,14 +194,39 @@ def _image(snapshot: Snapshot, defaults: Defaults, allocation: Allocation, pool:
     return max(same, key=lambda group: (group.created_at, group.name)).image if same else default
 
 
-def _judge(group: Group, snapshot: Snapshot, wanted: Wanted | None) -> Judgement:
-    recovery = snapshot.deployment.spec.replica_groups.recovery
-    policy = GroupPolicy(seconds(recovery.window), drain_seconds(snapshot.deployment.spec))
+def _group_policy(snapshot: Snapshot) -> GroupPolicy:
+    spec = snapshot.deployment.spec
+    recovery = spec.replica_groups.recovery
+    return GroupPolicy(seconds(recovery.window), drain_seconds(spec), recovery.force_delete == "NodeUnreachable")
+
+
+def _judge(
+    group: Group, snapshot: Snapshot, wanted: Wanted | None, policy: GroupPolicy, trusted: frozenset[str]
+) -> Judgement:
     manifests = None
     if group.lifecycle == labels.RESERVED and wanted is not None and _completable(group, wanted):
         manifests = render_pods(wanted.template, group.manifest)
-    answer = snapshot.answers.get(group.leader.uid) if group.leader else None
-    return group_life.judge(group, answer, policy, snapshot.now, manifests)
+    around = Surroundings(snapshot.nodes, snapshot.facts, others_serve=bool(trusted - {group.name}))
+    return group_life.judge(group, _answer(group, snapshot), policy, snapshot.now, manifests, around)
+
+
+def _answer(group: Group, snapshot: Snapshot) -> Answer | None:
+    return snapshot.answers.get(group.leader.uid) if group.leader else None
+
+
+def _trusted(snapshot: Snapshot, policy: GroupPolicy) -> frozenset[str]:
+    """Groups that get requests and against which nothing speaks: they carry on when a doubtful one is cut off."""
+    around = Surroundings(snapshot.nodes, snapshot.facts)
+    return frozenset(
+        group.name
+        for group in snapshot.groups
+        if group.lifecycle == labels.COMMITTED
+        and group.leader is not None
+        and group.leader.serving
+        and group.leader.ready
+        and group_life.find_failure(group, policy, snapshot.now, around) is None
+        and not group_life.suspicion(group, _answer(group, snapshot), around)
+    )
 
 
 def _completable(group: Group, wanted: Wanted) -> bool:
@@ -285,12 +312,18 @@ def _left_over(snapshot: Snapshot, wanted: Wanted) -> list[Action]:
     ]
 
 
-def _questions(groups: tuple[Group, ...], judgements: Mapping[str, Judgement]) -> tuple[tuple[Member, bool], ...]:
-    return tuple(
-        (group.leader, group.lifecycle == labels.RETIRING)
-        for group in groups
-        if judgements[group.name].needs_answer and group.leader is not None
-    )
+def _questions(groups: tuple[Group, ...], judgements: Mapping[str, Judgement]) -> tuple[tuple[Member, Ask], ...]:
+    asked = ((group.leader, _question(group, judgements[group.name])) for group in groups)
+    return tuple((leader, what) for leader, what in asked if leader is not None and what is not None)
+
+
+def _question(group: Group, judgement: Judgement) -> Ask | None:
+    leader = group.leader
+    if judgement.needs_answer:
+        return Ask.DRAINED if group.lifecycle == labels.RETIRING else Ask.TOKEN
+    proven = leader is not None and leader.token_restarts == leader.restarts
+    watched = proven and group.lifecycle == labels.COMMITTED and judgement.state is not group_life.State.FAILED
+    return Ask.PROGRESS if watched else None
 
 
 def _soonest(delays: list[float | None]) -> float | None:

@@ -2,39 +2,53 @@
 
 One small task per leader asked, so that a leader that hangs delays nobody. A pass says whom it wants to hear from;
 everything else is forgotten, so the memory is bounded by what is alive. Silence is recorded as silence: an `Answer` is
-only ever made from a reply, and an unreachable leader keeps its last one.
+only ever made from a reply, and an unreachable leader keeps its last one and counts the attempts that missed it.
+
+A leader that serves is watched by its launcher's page, which is cheap. A token is asked for only where the page shows
+work outstanding and no progress: a canary that waits behind a full queue says nothing about a busy leader.
 """
 
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
-from berth.core.observed import Answer, Member
+from berth.core.observed import Answer, Ask, Member
 from berth.errors import Transient
-from berth.serving.prober import Prober
+from berth.serving.prober import Prober, Progress
+
+DOUBT_SECONDS: Final = 1.0
+"""How soon a leader is asked again that did not answer or made no progress."""
+CANARY_AFTER: Final = 6.0
+"""Seconds without progress after which a token is asked for: the launcher itself has had its say by then."""
+LONGEST_GAP: Final = 10.0
+"""Seconds between two answers of which at most this much counts as watched, as after a pause of Berth."""
+PAGES_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True)
 class Question:
-    """Which leader to ask what: for a first token, or how much it still has to finish."""
+    """Which leader to ask what."""
 
     uid: str
     restarts: int
     address: str
-    draining: bool
+    what: Ask
 
 
-def question(member: Member, *, draining: bool) -> Question | None:
+def question(member: Member, what: Ask) -> Question | None:
     """The question for a leader; None while it has no address."""
-    return Question(member.uid, member.restarts, member.ip, draining) if member.ip else None
+    return Question(member.uid, member.restarts, member.ip, what) if member.ip else None
 
 
 class Monitor:
     """Answers of leaders by pod UID, kept fresh by one task per open question.
 
-    `clock` gives Unix seconds; `wake` is called with a deployment's key when an answer changed in more than its time.
+    `clock` gives Unix seconds, `now` monotonic ones; `wake` is called with a deployment's key when an answer changed in
+    more than its time.
     """
 
     def __init__(
@@ -44,18 +58,30 @@ class Monitor:
         clock: Callable[[], float],
         interval_seconds: float = 1.0,
         parallel: int = 64,
+        now: Callable[[], float] | None = None,
     ) -> None:
         self._prober = prober
         self._wake = wake
         self._clock = clock
+        self._now = now or (lambda: asyncio.get_running_loop().time())
         self._interval = interval_seconds
-        self._slots = asyncio.Semaphore(parallel)
+        self._tokens = asyncio.Semaphore(parallel)
+        self._pages = asyncio.Semaphore(PAGES_AT_ONCE)
         self._answers: dict[Hashable, dict[str, Answer]] = {}
         self._tasks: dict[Hashable, dict[Question, asyncio.Task[None]]] = {}
 
     def answers(self, key: Hashable) -> Mapping[str, Answer]:
         """What the leaders of this deployment said last, by pod UID."""
         return dict(self._answers.get(key, {}))
+
+    def reach(self) -> dict[str, bool]:
+        """By pod UID, of every leader that was asked: whether it answers."""
+        return {
+            uid: not answer.unreachable
+            for answers in self._answers.values()
+            for uid, answer in answers.items()
+            if answer.reached or answer.unreachable
+        }
 
     def ask(self, key: Hashable, questions: frozenset[Question], alive: frozenset[str]) -> None:
         """From now on these are the open questions of `key`; `alive` are the pods whose answers are worth keeping."""
@@ -79,27 +105,100 @@ class Monitor:
         self._tasks.clear()
 
     async def _pursue(self, key: Hashable, asked: Question) -> None:
-        """Ask until a token came; a draining leader is asked until the pass closes the question."""
+        match asked.what:
+            case Ask.TOKEN:
+                await self._until_a_token(key, asked)
+            case Ask.DRAINED:
+                await self._while_it_drains(key, asked)
+            case Ask.PROGRESS:
+                await self._watch(key, asked)
+
+    async def _until_a_token(self, key: Hashable, asked: Question) -> None:
         while True:
-            before = self._answers[key].get(asked.uid, Answer(asked.uid, asked.restarts))
-            answer = await self._ask_once(asked, before)
-            self._answers[key][asked.uid] = answer  # looked up again: a pass may have renewed it meanwhile
-            if replace(answer, at=before.at) != before or (asked.draining and answer.in_flight == 0):
-                self._wake(key)
-            if answer.token_at is not None and not asked.draining:
+            before = self._before(key, asked)
+            try:
+                async with self._tokens:
+                    await self._prober.token(asked.address)
+            except Transient as error:
+                answer = replace(before, message=str(error))
+            else:
+                now = self._clock()
+                answer = Answer(asked.uid, asked.restarts, token_at=now, at=now)
+            self._learn(key, answer, news=replace(answer, at=before.at) != before)
+            if answer.token_at is not None:
                 return
             await asyncio.sleep(self._interval)
 
-    async def _ask_once(self, asked: Question, before: Answer) -> Answer:
-        if before.restarts != asked.restarts:
-            before = Answer(asked.uid, asked.restarts)
+    async def _while_it_drains(self, key: Hashable, asked: Question) -> None:
+        """Until the pass closes the question."""
+        while True:
+            before = self._before(key, asked)
+            try:
+                progress = await self._page(asked)
+            except Transient as error:
+                answer = replace(before, message=str(error))
+            else:
+                answer = replace(before, in_flight=progress.in_flight, at=self._clock(), misses=0, message="")
+            self._learn(key, answer, news=replace(answer, at=before.at) != before or answer.in_flight == 0)
+            await asyncio.sleep(self._interval)
+
+    async def _watch(self, key: Hashable, asked: Question) -> None:
+        """As long as it serves. Thousands are watched: each begins at a moment of its own."""
+        await asyncio.sleep(self._interval * zlib.crc32(asked.uid.encode()) / 2**32)
+        seen: Progress | None = None
+        looked = self._now()
+        while True:
+            before = self._before(key, asked)
+            try:
+                progress = await self._page(asked)
+            except Transient as error:
+                answer = replace(before, misses=before.misses + 1, message=str(error), frozen_for=0.0)
+                seen = None
+            else:
+                passed, looked = min(self._now() - looked, LONGEST_GAP), self._now()
+                stuck = seen is not None and _outstanding(seen, progress) and _moved(progress) == _moved(seen)
+                frozen = before.frozen_for + passed if stuck else 0.0
+                seen = progress
+                answer = replace(
+                    before, in_flight=progress.in_flight, at=self._clock(), misses=0, message="", frozen_for=frozen
+                )
+            answer = replace(answer, canary_missed=await self._canary_missed(asked, answer))
+            self._learn(key, answer, news=_doubts(answer) != _doubts(before) or answer.canary_missed)
+            doubtful = answer.misses or answer.frozen_for
+            await asyncio.sleep(min(DOUBT_SECONDS, self._interval) if doubtful else self._interval)
+
+    async def _canary_missed(self, asked: Question, answer: Answer) -> bool:
+        if answer.frozen_for < CANARY_AFTER:
+            return False
         try:
-            async with self._slots:
-                if asked.draining:
-                    in_flight = await self._prober.in_flight(asked.address)
-                    return replace(before, in_flight=in_flight, at=self._clock(), message="")
+            async with self._tokens:
                 await self._prober.token(asked.address)
-        except Transient as error:
-            return replace(before, message=str(error))
-        now = self._clock()
-        return replace(before, token_at=now, at=now, message="")
+        except Transient:
+            return True
+        return False
+
+    async def _page(self, asked: Question) -> Progress:
+        async with self._pages:
+            return await self._prober.progress(asked.address)
+
+    def _before(self, key: Hashable, asked: Question) -> Answer:
+        """What is known of this container life."""
+        known = self._answers[key].get(asked.uid)
+        return known if known and known.restarts == asked.restarts else Answer(asked.uid, asked.restarts)
+
+    def _learn(self, key: Hashable, answer: Answer, *, news: bool) -> None:
+        self._answers[key][answer.uid] = answer  # looked up again: a pass may have renewed it meanwhile
+        if news:
+            self._wake(key)
+
+
+def _outstanding(before: Progress, after: Progress) -> bool:
+    return before.in_flight > 0 and after.in_flight > 0
+
+
+def _moved(progress: Progress) -> tuple[int, int]:
+    return progress.steps, progress.tokens
+
+
+def _doubts(answer: Answer) -> tuple[bool, bool]:
+    return answer.unreachable, answer.canary_missed

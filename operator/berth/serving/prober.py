@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeGuard
 
 import aiohttp
 import grpc
@@ -27,6 +28,16 @@ _NO_MEMORY = (("grpc.use_local_subchannel_pool", 1),)
 started would be called dead long after it serves."""
 
 
+@dataclass(frozen=True)
+class Progress:
+    """The launcher's account of its engine; `steps` and `tokens` never decrease within one life of the process."""
+
+    in_flight: int
+    """Requests accepted and not yet answered in full."""
+    steps: int
+    tokens: int
+
+
 class Prober(Protocol):
     """What the monitor needs of a leader at `address` (IP). Every method raises Transient with the reason."""
 
@@ -34,8 +45,8 @@ class Prober(Protocol):
         """Return once the leader has produced one token."""
         ...
 
-    async def in_flight(self, address: str) -> int:
-        """Requests accepted and not yet answered in full."""
+    async def progress(self, address: str) -> Progress:
+        """What the launcher says of the engine. Cheap: one small page."""
         ...
 
     async def drain(self, address: str) -> None:
@@ -46,8 +57,9 @@ class Prober(Protocol):
 class TritonProber:
     """The real thing: gRPC to Triton, HTTP to the launcher's page."""
 
-    def __init__(self, timeout_seconds: float = 5.0) -> None:
+    def __init__(self, timeout_seconds: float = 5.0, page_seconds: float = 2.0) -> None:
         self._timeout = timeout_seconds
+        self._page_seconds = page_seconds
         self._session: aiohttp.ClientSession | None = None
 
     async def token(self, address: str) -> None:
@@ -65,12 +77,12 @@ class TritonProber:
         finally:
             await client.close()
 
-    async def in_flight(self, address: str) -> int:
+    async def progress(self, address: str) -> Progress:
         state = await self._request("GET", address, "/state")
-        value = state.get("in_flight")
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise Transient(f"launcher of {address} does not say how many requests are in flight")
-        return min(value, MAX_IN_FLIGHT)
+        in_flight, steps, tokens = (state.get(name) for name in ("in_flight", "steps", "tokens"))
+        if not (_is_count(in_flight) and _is_count(steps) and _is_count(tokens)):
+            raise Transient(f"launcher of {address} does not say what its engine does")
+        return Progress(min(in_flight, MAX_IN_FLIGHT), steps, tokens)
 
     async def drain(self, address: str) -> None:
         await self._request("POST", address, "/drain")
@@ -81,7 +93,7 @@ class TritonProber:
 
     async def _request(self, method: str, address: str, path: str) -> dict[str, Any]:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._timeout))
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._page_seconds))
         url = f"http://{address}:{contract.PORT_PAGE}{path}"
         try:
             async with self._session.request(method, url, allow_redirects=False) as response:
@@ -110,6 +122,10 @@ def _input(name: str, value: np.ndarray[Any, Any]) -> Any:
     tensor = triton.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
     tensor.set_data_from_numpy(value)
     return tensor
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _short(error: BaseException) -> str:

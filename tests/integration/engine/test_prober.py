@@ -24,7 +24,7 @@ async def prober() -> AsyncIterator[TritonProber]:
 async def test_token_in_flight_and_drain(pod: Pod, prober: TritonProber) -> None:
     pod.start().until_serving()
     await prober.token(pod.address)
-    assert await prober.in_flight(pod.address) == 0
+    assert (await prober.progress(pod.address)).in_flight == 0
     await prober.drain(pod.address)
     assert pod.state()["draining"] is True
 
@@ -49,7 +49,7 @@ async def test_an_address_where_nobody_listens_is_told(prober: TritonProber) -> 
         with pytest.raises(Transient, match=r"127\.77\.0\.9"):
             await prober.token("127.77.0.9")
         with pytest.raises(Transient, match=r"launcher of 127\.77\.0\.9 cannot be reached"):
-            await prober.in_flight("127.77.0.9")
+            await prober.progress("127.77.0.9")
         return True
 
     assert await eventually(refused)

@@ -118,8 +118,7 @@ def raw_node(**status: Any) -> dict[str, Any]:
 
 
 def test_reads_a_node() -> None:
-    lease = {"spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}}
-    assert node_view(raw_node(), lease, GPU) == NodeView(
+    assert node_view(raw_node(), GPU) == NodeView(
         name="n",
         labels={"zone": "a"},
         taints=(Taint("k", "", "NoSchedule"),),
@@ -130,7 +129,6 @@ def test_reads_a_node() -> None:
         cpu_millicores=191_500,
         memory_bytes=2_113_341_300 * 1024,
         conditions={"Ready": "True"},
-        lease_renewal="2026-01-01T00:00:00.000000Z",
     )
 
 
@@ -139,14 +137,14 @@ def test_reads_a_node() -> None:
     [{}, {"metadata": None, "spec": None, "status": None}, {"status": {"conditions": [7]}, "spec": {"taints": 1}}],
 )
 def test_silence_is_neither_ready_nor_capacity(raw: dict[str, Any]) -> None:
-    node = node_view(raw, None, GPU)
+    node = node_view(raw, GPU)
     assert not node.ready
     assert (node.gpu_allocatable, node.cpu_millicores, node.memory_bytes) == (0, 0, 0)
 
 
 def test_an_unreadable_quantity_names_node_and_resource() -> None:
     with pytest.raises(ValueError, match="node n, resource memory: 'lots' is not a Kubernetes quantity"):
-        node_view(raw_node(allocatable={"memory": "lots"}), None, GPU)
+        node_view(raw_node(allocatable={"memory": "lots"}), GPU)
 
 
 @pytest.mark.parametrize(

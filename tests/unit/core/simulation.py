@@ -15,7 +15,7 @@ from berth import labels
 from berth.api.llmdeployment import parse_llmdeployment
 from berth.controller import parse
 from berth.core import actions as do
-from berth.core.observed import Answer, Shortage, Snapshot
+from berth.core.observed import Answer, Ask, Shortage, Snapshot
 from berth.core.placement.decide import Decision
 from berth.core.plan import Defaults, Plan, make_plan, resolve
 from berth.core.render import DeploymentRef, render_replica_group
@@ -219,13 +219,17 @@ class Simulation:
         return held
 
     def _answer(self, plan: Plan) -> None:
-        for member, draining in plan.questions:
+        for member, what in plan.questions:
             pod = self._pod(member.name, member.uid)
             if pod is None or {"*", member.uid} & self.silent or not _ready(pod):
                 continue
             restarts = pod["status"]["containerStatuses"][0]["restartCount"]
             before = self.answers.get(member.uid)
-            if draining:
+            if what is Ask.PROGRESS:
+                self.answers[member.uid] = Answer(
+                    member.uid, restarts, before.token_at if before else None, at=self.now
+                )
+            elif what is Ask.DRAINED:
                 token_at = before.token_at if before else None
                 self.answers[member.uid] = Answer(member.uid, restarts, token_at, int(self.busy), at=self.now)
             else:

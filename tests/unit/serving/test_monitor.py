@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from berth.core.observed import Ask
 from berth.serving.monitor import Monitor, Question
+from berth.serving.prober import Progress
 
 
 class SlowLeaders:
@@ -18,7 +20,7 @@ class SlowLeaders:
         self.asked.set()
         await self.may_answer.wait()
 
-    async def in_flight(self, address: str) -> int:
+    async def progress(self, address: str) -> Progress:
         raise NotImplementedError
 
     async def drain(self, address: str) -> None:
@@ -28,7 +30,7 @@ class SlowLeaders:
 async def test_an_answer_that_comes_after_the_next_pass_has_asked_again_is_not_lost() -> None:
     leaders, woken = SlowLeaders(), asyncio.Event()
     monitor = Monitor(leaders, lambda _key: woken.set(), clock=lambda: 7.0)
-    questions, alive = frozenset({Question("uid", 0, "127.0.0.1", draining=False)}), frozenset({"uid"})
+    questions, alive = frozenset({Question("uid", 0, "127.0.0.1", Ask.TOKEN)}), frozenset({"uid"})
     monitor.ask("key", questions, alive)
     await leaders.asked.wait()
     monitor.ask("key", questions, alive)

@@ -220,7 +220,7 @@ async def _watched(client: KubeClient) -> AsyncIterator[_Groups]:
 async def _in_flight(address: str) -> int:
     prober = TritonProber()
     try:
-        return await prober.in_flight(address)
+        return (await prober.progress(address)).in_flight
     finally:
         await prober.close()
 

@@ -1,0 +1,193 @@
+"""What of all that is seen makes a committed group lost, and what does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from berth import labels
+from berth.api.replicagroup import GroupAllocation
+from berth.core import actions as do
+from berth.core.groups import FORCE_AFTER_SECONDS, GroupPolicy, Judgement, State, Surroundings, judge
+from berth.core.nodes import NodeView, Taint
+from berth.core.observed import Answer, Contact, Group, Member, NodeFacts
+
+NOW = 1_000_000.0
+POLICY = GroupPolicy(recovery_window=3600, drain_timeout=300)
+LEADER = Member(
+    "llama-g0-1-0", "uid-0", 0, NOW - 600, "Running", "n0", "10.0.0.1", ready=True, serving=True, token_restarts=0
+)
+WELL = Answer("uid-0", 0, token_at=NOW - 500, in_flight=3, at=NOW - 2)
+MISSED = replace(WELL, misses=2, at=NOW - 15)
+
+
+def group(*members: Member, **changes: Any) -> Group:
+    members = members or (LEADER,)
+    uids = [member.uid for member in members]
+    base = Group(
+        "llama-g0-1",
+        "group-uid",
+        0,
+        1,
+        labels.COMMITTED,
+        GroupAllocation(pool="h100", variant="bf16"),
+        "hash",
+        len(members),
+        NOW - 600,
+        "h100",
+        recorded={"memberUIDs": uids},
+        members=members,
+    )
+    return replace(base, **changes)
+
+
+def look(
+    subject: Group | None = None,
+    answer: Answer | None = WELL,
+    *,
+    others: bool = True,
+    ready: bool = True,
+    taints: tuple[Taint, ...] = (),
+    policy: GroupPolicy = POLICY,
+    **facts: Any,
+) -> Judgement:
+    around = Surroundings({"n0": NodeView("n0", ready=ready, taints=taints)}, {"n0": NodeFacts(**facts)}, others)
+    return judge(subject or group(), answer, policy, NOW, None, around)
+
+
+def cuts(judgement: Judgement) -> bool:
+    return any(isinstance(order, do.SetServing) and not order.serving for order in judgement.actions)
+
+
+def marked(judgement: Judgement) -> str:
+    marks = [order for order in judgement.actions if isinstance(order, do.Mark) and labels.LIFECYCLE in order.labels]
+    return marks[0].labels[labels.LIFECYCLE] if marks else ""
+
+
+def test_a_sick_gpu_ends_the_group_that_holds_it() -> None:
+    judgement = look(sick={"uid-0": "GPU gpu-3 of node n0 is unhealthy"})
+    assert (judgement.state, judgement.reason) == (State.FAILED, "GPUUnhealthy")
+    assert cuts(judgement)
+    assert marked(judgement) == labels.FAILED
+    assert judgement.evidence is not None
+    assert judgement.evidence["node"] == "n0"
+    assert look(sick={"another": "GPU gpu-4 is unhealthy"}).serving
+
+
+def test_a_deleted_node_ends_its_groups_even_the_last_one() -> None:
+    assert look(None, MISSED, gone=True, others=False).reason == "NodeDeleted"
+
+
+def test_a_pod_thrown_off_by_a_taint_says_which() -> None:
+    deleted = group(replace(LEADER, deleting=True))
+    judgement = look(deleted, taints=(Taint("maintenance", "now", "NoExecute"),))
+    assert judgement.reason == "MemberEvicted"
+    assert judgement.message.endswith("node n0 has taint maintenance=now:NoExecute")
+    assert look(deleted).reason == "MemberDeleted"
+
+
+def test_a_late_node_whose_leader_is_silent_loses_its_requests_and_nothing_else() -> None:
+    judgement = look(None, MISSED, contact=Contact.LATE)
+    assert (judgement.state, judgement.reason) == (State.WARMING, "Unreachable")
+    assert cuts(judgement)
+    assert marked(judgement) == ""
+
+
+def test_it_gets_them_back_when_it_answers() -> None:
+    cut = group(replace(LEADER, serving=False))
+    judgement = look(cut, WELL, contact=Contact.LATE)
+    assert judgement.serving
+    assert judgement.actions == (do.SetServing(cut.members[0], True),)
+
+
+def test_a_silent_node_whose_leader_is_silent_is_lost() -> None:
+    assert look(None, MISSED, contact=Contact.SILENT).reason == "NodeSilent"
+
+
+@pytest.mark.parametrize("contact", [Contact.LATE, Contact.SILENT])
+@pytest.mark.parametrize("answer", [WELL, replace(WELL, misses=1), None])
+def test_a_silent_lease_alone_proves_nothing(contact: Contact, answer: Answer | None) -> None:
+    assert look(None, answer, contact=contact).serving
+    assert look(None, answer, contact=contact, ready=False).serving
+
+
+@pytest.mark.parametrize("contact", [Contact.FRESH, Contact.UNKNOWN])
+@pytest.mark.parametrize("others", [True, False])
+def test_a_leader_that_does_not_answer_on_a_node_that_lives_is_left_alone(contact: Contact, others: bool) -> None:
+    """A policy that blocks Berth, a mesh that refuses it, an overload."""
+    judgement = look(None, replace(MISSED, misses=1000), contact=contact, others=others)
+    assert judgement.serving
+    assert not judgement.actions
+
+
+@pytest.mark.parametrize("contact", [Contact.LATE, Contact.SILENT])
+def test_the_last_group_that_serves_keeps_its_requests_on_network_evidence(contact: Contact) -> None:
+    judgement = look(None, MISSED, contact=contact, others=False)
+    assert judgement.serving
+    assert not cuts(judgement)
+
+
+def test_it_is_given_up_when_the_control_plane_has_given_its_node_up() -> None:
+    assert look(None, MISSED, contact=Contact.SILENT, others=False, ready=False).reason == "NodeSilent"
+    assert look(None, MISSED, contact=Contact.LATE, others=False, ready=False).serving
+    assert look(None, MISSED, contact=Contact.FRESH, others=False, ready=False).serving
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_while_evacuations_are_frozen_nothing_is_cut_or_given_up(others: bool) -> None:
+    for contact in Contact:
+        judgement = look(None, MISSED, contact=contact, frozen=True, others=others, ready=False)
+        assert judgement.serving
+        assert not judgement.actions
+
+
+def test_a_leader_that_was_never_reached_cannot_fail_by_silence() -> None:
+    loading = group(replace(LEADER, ready=False, serving=False, token_restarts=None))
+    never = Answer("uid-0", 0, misses=50)
+    assert look(loading, never, contact=Contact.SILENT).state is State.STARTING
+    assert look(loading, None, contact=Contact.SILENT).state is State.STARTING
+
+
+def test_a_group_that_was_loading_on_a_node_that_died_does_not_wait_for_ever() -> None:
+    loading = group(replace(LEADER, ready=False, serving=False, token_restarts=None))
+    assert look(loading, None, contact=Contact.SILENT, ready=False).reason == "NodeSilent"
+    assert look(loading, None, contact=Contact.FRESH, ready=False).state is State.STARTING
+
+
+def test_a_restarted_berth_knows_by_the_token_that_a_leader_was_reached() -> None:
+    assert look(None, Answer("uid-0", 0, misses=2), contact=Contact.SILENT).reason == "NodeSilent"
+    other_life = Answer("uid-0", 1, misses=2)
+    assert look(None, other_life, contact=Contact.SILENT).serving, "said of another life of the container"
+
+
+def test_no_progress_and_no_token_is_a_hang_whatever_the_health_endpoint_says() -> None:
+    frozen = replace(WELL, frozen_for=15.0)
+    assert look(None, replace(frozen, canary_missed=True)).reason == "EngineFrozen"
+    assert look(None, replace(frozen, canary_missed=True), others=False).reason == "EngineFrozen"
+    assert look(None, frozen).serving, "a token came"
+    assert look(None, replace(WELL, frozen_for=7.0, canary_missed=True)).serving, "the launcher has its say first"
+    assert look(None, replace(WELL, canary_missed=True)).serving, "busy, but it moves"
+
+
+def failed(member: Member, **changes: Any) -> Group:
+    evidence = {"cause": "NodeSilent", "message": "", "observedAt": "2026-01-01T00:00:00Z"}
+    recorded = {"memberUIDs": [member.uid], "evidence": evidence}
+    return group(member, lifecycle=labels.FAILED, failed_at=NOW - 60, recorded=recorded, **changes)
+
+
+def test_pods_on_a_silent_node_are_removed_by_force_only_where_the_user_allows_it() -> None:
+    stuck = failed(replace(LEADER, serving=False, deleting=True, deleted_at=NOW - FORCE_AFTER_SECONDS))
+    allowed = replace(POLICY, force_delete=True)
+    forced = look(stuck, None, contact=Contact.SILENT, ready=False, policy=allowed)
+    assert forced.actions == (do.DeleteMember(stuck.members[0], 0),)
+    assert look(stuck, None, contact=Contact.SILENT, ready=False).actions == ()
+    for spared in (
+        {"contact": Contact.FRESH, "ready": False},
+        {"contact": Contact.SILENT, "ready": True},
+        {"contact": Contact.SILENT, "ready": False, "frozen": True},
+    ):
+        assert look(stuck, None, policy=allowed, **spared).actions == ()
+    fresh = failed(replace(LEADER, serving=False, deleting=True, deleted_at=NOW - 1))
+    assert look(fresh, None, contact=Contact.SILENT, ready=False, policy=allowed).actions == ()
