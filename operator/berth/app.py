@@ -148,6 +148,7 @@ class App:
             Defaults(engine_files(), IMAGES),
             self._time_of_day,
             settings.resync,
+            self.metrics,
             standing,
         )
         self._recorder = recorder

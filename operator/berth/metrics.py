@@ -14,6 +14,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _API_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _RECONCILE_SECONDS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_FAILOVER_SECONDS: Final = (0.5, 1, 2, 2.5, 3, 4, 5, 7.5, 10, 15, 20, 25, 30, 45, 60, 120, 300, 900, 3600)
 _WAIT_SECONDS: Final = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -76,6 +77,34 @@ class Metrics:
             "Times that evacuations of a pool were frozen, because so much silence is more likely Berth's own.",
             registry=self.registry,
         )
+
+        self._failover_seconds = Histogram(
+            "berth_failover_seconds",
+            "Seconds from a group's failure until it was detected, its traffic was cut, it was replaced, restored.",
+            ["phase", "reason"],
+            buckets=_FAILOVER_SECONDS,
+            registry=self.registry,
+        )
+        self._failures = Counter(
+            "berth_group_failures",
+            "Groups that failed or restarted in place, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._false_alarms = Counter(
+            "berth_false_alarms",
+            "Groups that were cut off on suspicion and answered again without having failed.",
+            registry=self.registry,
+        )
+
+    def group_failed(self, reason: str) -> None:
+        self._failures.labels(reason).inc()
+
+    def failover(self, phase: str, reason: str, seconds: float) -> None:
+        self._failover_seconds.labels(phase, reason).observe(seconds)
+
+    def false_alarm(self) -> None:
+        self._false_alarms.inc()
 
     def frozen_pools(self, count: int, *, begun: int) -> None:
         self._frozen_pools.set(count)

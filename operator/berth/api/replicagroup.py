@@ -13,7 +13,7 @@ from pydantic import Field
 from berth.api.common import Conditions, KvPrecision, ObjectMeta, Precision, parse
 from berth.api.placement import CopyShape
 from berth.api.schema import DnsName, Int, LabelValue, Matches, Model, Rule, Satisfies, immutable
-from berth.api.status import Count, Name, Time, Words
+from berth.api.status import Count, Failover, Name, Time, Words
 
 MAX_MEMBERS = 64
 
@@ -91,6 +91,8 @@ class Evidence(Model):
     """The GPU driver's error number, where known."""
     restart_count: Count | None = None
     """Restarts of its container."""
+    occurred_at: Time | None = None
+    """When it happened, as far as is known."""
     observed_at: Time | None = None
     """When it was seen."""
 
@@ -108,6 +110,8 @@ class ReplicaGroupStatus(Model):
     """Standard conditions."""
     evidence: Evidence | None = None
     """Why it failed."""
+    failover: Failover | None = None
+    """How the failover went, or that one is suspected."""
 
 
 class ReplicaGroup(Model):

@@ -214,13 +214,9 @@ class MovesStatus(Model):
     """When the cool-down ends."""
 
 
-class LastFailover(Model):
-    """The last group that failed; durations since the failure, such as 4.1s."""
+class Failover(Model):
+    """How a failover went; durations since the failure, such as 4.1s."""
 
-    group: Name | None = None
-    """g0, g1, ..."""
-    reason: Words | None = None
-    """What happened."""
     at: Time | None = None
     """When it happened."""
     detected_after: Figure | None = None
@@ -231,6 +227,15 @@ class LastFailover(Model):
     """Until all replacement pods existed."""
     restored_after: Figure | None = None
     """Until the group served again."""
+
+
+class LastFailover(Failover):
+    """The last group that failed; durations since the failure, such as 4.1s."""
+
+    group: Name | None = None
+    """g0, g1, ..."""
+    reason: Words | None = None
+    """What happened."""
 
 
 class AvailabilityStatus(Model):

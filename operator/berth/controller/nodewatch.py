@@ -18,10 +18,10 @@ from berth import labels
 from berth.controller import parse
 from berth.controller.memo import Memo
 from berth.controller.world import Key, World, deployments_of, pool_key
+from berth.core.failures import NODE_FAILURES
 from berth.core.faults import DeviceUse, FaultRules, device_use, sick_pods
-from berth.core.groups import NODE_FAILURES
 from berth.core.nodes import NodeView, node_view
-from berth.core.observed import Contact, NodeFacts
+from berth.core.observed import Contact, NodeFacts, Sickness
 from berth.core.plan import readable_pools
 from berth.core.pools import nodes_of
 from berth.core.quantities import show_age
@@ -82,6 +82,8 @@ class NodeWatch:
         self._sick = Lasting(limits.gpu_fault_hold)
         self._freezer = Freezer()
         self._facts: dict[str, NodeFacts] = {}
+        self._since: dict[str, float] = {}
+        """Unix seconds of the first sight of each report that still stands, by node or pod UID."""
         self._bad: dict[str, tuple[str, float]] = {}
         """By node: what was wrong with it, and when that was last so."""
         self._views = Memo(node_view)
@@ -177,10 +179,12 @@ class NodeWatch:
             facts[name] = NodeFacts(
                 gone=name in gone,
                 contact=contact,
-                silent_since=round(self._clock() - self._leases.quiet_for(name)) if quiet else None,
-                sick={uid: words for uid, words in sick.items() if uid in {pod["metadata"]["uid"] for pod in pods}},
+                silent_since=self._first_seen(name, self._leases.quiet_for(name)) if quiet else None,
+                sick={uid: sick[uid] for pod in pods if (uid := pod["metadata"]["uid"]) in sick},
                 frozen=bool({_pool_of(pod) for pod in pods} & frozen),
             )
+        standing = {*sick, *(name for name, each in facts.items() if each.silent_since is not None)}
+        self._since = {key: at for key, at in self._since.items() if key in standing}
         self._remember(facts, now)
         for name in [name for name, each in facts.items() if each != self._facts.get(name, NodeFacts())]:
             for pod in carrying[name]:
@@ -197,7 +201,10 @@ class NodeWatch:
         unknown = any(each.get("type") == "Ready" and each.get("status") == "Unknown" for each in conditions)
         return Contact.SILENT if unknown else Contact.UNKNOWN
 
-    def _sick_pods(self, carrying: Mapping[str, list[Object]], now: float) -> dict[str, str]:
+    def _first_seen(self, key: str, ago: float) -> float:
+        return self._since.setdefault(key, self._clock() - ago)
+
+    def _sick_pods(self, carrying: Mapping[str, list[Object]], now: float) -> dict[str, Sickness]:
         """By UID, only what has lasted."""
         reported: dict[str, str] = {}
         resources = {name: pool.spec.resource_name for name, pool in readable_pools(self._raw_pools()).items()}
@@ -213,7 +220,9 @@ class NodeWatch:
                 _log.warning("%s", error)
         self._sick.see(reported, now)
         self._uses.keep({pod["metadata"]["uid"] for pods in carrying.values() for pod in pods})
-        return {uid: words for uid, words in reported.items() if self._sick.lasts(uid, now)}
+        lasting = {uid: words for uid, words in reported.items() if self._sick.lasts(uid, now)}
+        hold = self._limits.gpu_fault_hold
+        return {uid: Sickness(words, self._first_seen(uid, hold)) for uid, words in lasting.items()}
 
     def _freeze(
         self,
@@ -249,7 +258,7 @@ class NodeWatch:
             if each.contact is Contact.SILENT and not each.frozen:
                 self._bad[name] = "silent", now
             elif each.sick:
-                self._bad[name] = next(iter(each.sick.values())), now
+                self._bad[name] = next(iter(each.sick.values())).words, now
         for group in self._world.groups.store.all():
             evidence = (group.get("status") or {}).get("evidence") or {}
             if parse.lifecycle(group) != labels.FAILED or evidence.get("cause") not in NODE_FAILURES:

@@ -30,6 +30,7 @@ def member(pod: Manifest, replica_group: Manifest) -> Member:
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", {})
     unschedulable = scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else ""
+    deleted_at = unix_seconds(metadata.get("deletionTimestamp"))
     return Member(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -51,7 +52,8 @@ def member(pod: Manifest, replica_group: Manifest) -> Member:
         serving=found.get(labels.SERVING) == "true",
         token_restarts=_integer(annotations.get(labels.TOKEN_RESTARTS)),
         lost_labels=_lost(member_labels(replica_group, index), found),
-        deleted_at=unix_seconds(metadata.get("deletionTimestamp")),
+        deleted_at=deleted_at,
+        deletion_asked_at=None if deleted_at is None else deleted_at - _grace(metadata),
     )
 
 
@@ -184,6 +186,11 @@ def _accepted_restart(text: str | None) -> AcceptedRestart | None:
     count, _, at = (text or "").partition("@")
     restarts, seconds = _integer(count), unix_seconds(at)
     return AcceptedRestart(restarts, seconds) if restarts is not None and seconds is not None else None
+
+
+def _grace(metadata: Manifest) -> float:
+    seconds = metadata.get("deletionGracePeriodSeconds")
+    return float(seconds) if isinstance(seconds, int) else 0.0
 
 
 def _integer(text: str | None) -> int | None:

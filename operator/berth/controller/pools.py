@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from berth import labels
 from berth.api.gpupool import GPUPool, parse_gpupool
 from berth.controller.arbiter import Arbiter
+from berth.controller.nodewatch import NodeWatch
 from berth.controller.world import Key, World
-from berth.core.conditions import Condition, merge
+from berth.core.conditions import Condition, frozen_condition, merge
 from berth.core.plan import readable_pools
 from berth.core.pools import PoolState, nodes_of, pool_status
 from berth.errors import InvalidSpec
@@ -23,8 +25,11 @@ REFRESH_SECONDS = 60.0
 class PoolReconciler:
     """Passes over pools; `clock` gives Unix seconds."""
 
-    def __init__(self, client: KubeClient, world: World, arbiter: Arbiter, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, client: KubeClient, world: World, arbiter: Arbiter, watch: NodeWatch, clock: Callable[[], float]
+    ) -> None:
         self._client = client
+        self._watch = watch
         self._world = world
         self._arbiter = arbiter
         self._clock = clock
@@ -45,7 +50,10 @@ class PoolReconciler:
             return None
         if pool.spec.gpu_budget is None:
             await self._arbiter.refresh(pool.spec.resource_name, self._arbiter.nodes_of(pool))
-        await self._write(raw, self.state(pool).status(stored, generation, self._clock()))
+        state = self.state(pool)
+        frozen = frozen_condition(self._watch.frozen([pool.metadata.name]))
+        state = replace(state, conditions=(*state.conditions, frozen))
+        await self._write(raw, state.status(stored, generation, self._clock()))
         return REFRESH_SECONDS
 
     def state(self, pool: GPUPool) -> PoolState:

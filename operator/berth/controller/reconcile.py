@@ -17,8 +17,11 @@ from berth.controller.planner import Planner
 from berth.controller.pools import PoolReconciler
 from berth.controller.world import Key, World
 from berth.core import actions as do
+from berth.core import failover
+from berth.core import groups as group_life
 from berth.core.announce import announcements
 from berth.core.conditions import ACCEPTED, READY, STALLED, Condition, merge
+from berth.core.failures import IN_PLACE
 from berth.core.groups import State
 from berth.core.observed import Shortage, Snapshot
 from berth.core.plan import Defaults, Plan, Wanted, make_plan
@@ -30,6 +33,7 @@ from berth.kube.client import KubeClient
 from berth.kube.errors import NotFound
 from berth.kube.events import EventRecorder
 from berth.kube.kinds import Object
+from berth.metrics import Metrics
 from berth.serving.monitor import Monitor, question
 from berth.standing import Standing
 
@@ -82,9 +86,11 @@ class Reconciler:
         defaults: Defaults,
         clock: Callable[[], float],
         resync_seconds: float,
+        metrics: Metrics,
         standing: Standing | None = None,
     ) -> None:
         self._client = client
+        self._metrics = metrics
         self._world = world
         self._arbiter = arbiter
         self._executor = executor
@@ -94,7 +100,7 @@ class Reconciler:
         self._resync = resync_seconds
         self._standing = standing or Standing()
         self._observer = Observer(client, world, watch, clock)
-        self._pools = PoolReconciler(client, world, arbiter, clock)
+        self._pools = PoolReconciler(client, world, arbiter, watch, clock)
         self._planner = Planner(arbiter, self._pools.state)
         self._clock = clock
         self._memories: dict[Key, _Memory] = {}
@@ -129,6 +135,7 @@ class Reconciler:
             key.namespace, plan.actions, lambda order: self._claim(key, snapshot, plan, order)
         )
         memory.learn(outcome, snapshot.now)
+        self._measure(plan)
         self._arbiter.forget(key, frozenset(outcome.shortages))
         (self._unplaced.add if plan.wanted is None else self._unplaced.discard)(key)
         self._ask(key, snapshot, plan)
@@ -136,6 +143,22 @@ class Reconciler:
         if outcome.refusals:
             raise Transient(f"{key}: {outcome.refusals[0]}")
         return self._next(plan, outcome)
+
+    def _measure(self, plan: Plan) -> None:
+        """What this pass wrote about failures, for the metrics."""
+        for order in plan.actions:
+            match order:
+                case do.Mark(_, new_labels, annotations) if new_labels.get(labels.LIFECYCLE) == labels.FAILED:
+                    self._metrics.group_failed(annotations[labels.FAILURE_REASON])
+                case do.Mark(_, _, annotations) if labels.ACCEPTED_RESTART in annotations:
+                    self._metrics.group_failed(IN_PLACE)
+                case do.Record(group, status):
+                    reason = str((status.get("evidence") or {}).get("cause", ""))
+                    before, after = group.recorded.get("failover") or {}, status.get("failover") or {}
+                    for phase, seconds in failover.news(before, after):
+                        self._metrics.failover(phase, reason or group_life.UNREACHABLE, seconds)
+                    if failover.is_false_alarm(group, plan.judgements[group.name]):
+                        self._metrics.false_alarm()
 
     def _next(self, plan: Plan, outcome: Outcome) -> float:
         delays = [self._resync]
@@ -188,13 +211,15 @@ class Reconciler:
         await self._apply_status(dict(snapshot.raw), status)
         judged = [(group, plan.judgements[group.name]) for group in snapshot.groups]
         for news in announcements(stored, status, judged):
-            self._recorder.record(
-                dict(snapshot.raw),
-                news.reason,
-                news.note,
-                action=news.action,
-                type_="Warning" if news.warning else "Normal",
-            )
+            regarded = [snapshot.raw] if news.group is None else [snapshot.raw, news.group.manifest]
+            for regarding in regarded:
+                self._recorder.record(
+                    dict(regarding),
+                    news.reason,
+                    news.note,
+                    action=news.action,
+                    type_="Warning" if news.warning else "Normal",
+                )
 
     async def _refuse(self, raw: Object, error: InvalidSpec) -> None:
         """Say what is wrong with an object that this release cannot even read; its groups are left as they are."""

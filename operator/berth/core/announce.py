@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from berth.core import conditions as c
-from berth.core.groups import Judgement, State
+from berth.core.failover import is_false_alarm
+from berth.core.failures import IN_PLACE
+from berth.core.groups import UNREACHABLE, Judgement, State
 from berth.core.observed import Group
 from berth.core.placement.tell import describe
 
@@ -20,10 +22,12 @@ class Announcement:
     action: str
     note: str
     warning: bool = False
+    group: Group | None = None
+    """The group it is about, which then tells it too."""
 
 
 _GOOD_WHEN_TRUE: Final = (c.ACCEPTED, c.PLACED, c.AVAILABLE, c.READY, c.AVAILABILITY_TARGET_MET)
-_BAD_WHEN_TRUE: Final = (c.DEGRADED, c.STALLED, c.PLACEMENT_OUTDATED)
+_BAD_WHEN_TRUE: Final = (c.DEGRADED, c.STALLED, c.PLACEMENT_OUTDATED, c.EVACUATIONS_FROZEN)
 
 
 def announcements(
@@ -49,16 +53,21 @@ def _of_groups(judged: Iterable[tuple[Group, Judgement]]) -> Iterable[Announceme
             continue
         where = f"g{group.group} (incarnation {group.incarnation}, pool {group.pool})"
         if judgement.state is State.FAILED:
-            yield Announcement("GroupFailed", "Replace", f"{where}: {judgement.reason}: {judgement.message}", True)
-        elif judgement.reason == "RestartedInPlace":
-            yield Announcement("GroupRestarted", "Wait", f"{where}: {judgement.message}", True)
+            words = f"{where}: {judgement.reason}: {judgement.message}"
+            yield Announcement("GroupFailed", "Replace", words, True, group)
+        elif judgement.reason == IN_PLACE:
+            yield Announcement("GroupRestarted", "Wait", f"{where}: {judgement.message}", True, group)
+        elif judgement.reason == UNREACHABLE:
+            yield Announcement("GroupUnreachable", "CutTraffic", f"{where}: {judgement.message}", True, group)
+        elif is_false_alarm(group, judgement):
+            yield Announcement("GroupServing", "Serve", f"{where} answers again and serves", group=group)
         elif judgement.state is State.SERVING and recorded != State.WARMING.value:
-            yield Announcement("GroupServing", "Serve", f"{where} serves")
+            yield Announcement("GroupServing", "Serve", f"{where} serves", group=group)
         elif judgement.state is State.SERVING:
-            yield Announcement("GroupServing", "Serve", f"{where} answered with a token and serves")
+            yield Announcement("GroupServing", "Serve", f"{where} answered with a token and serves", group=group)
         elif judgement.state is State.RESERVED and recorded is None:
             nodes = ", ".join(group.planned_nodes) or "nodes of the scheduler's choice"
-            yield Announcement("GroupReserved", "Reserve", f"{where} reserved {nodes}")
+            yield Announcement("GroupReserved", "Reserve", f"{where} reserved {nodes}", group=group)
 
 
 def _of_conditions(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[Announcement]:
@@ -71,7 +80,7 @@ def _of_conditions(before: Mapping[str, Any], after: Mapping[str, Any]) -> Itera
         if condition["reason"] == "GroupFailed":
             continue  # the group itself was told of
         bad = (kind in _GOOD_WHEN_TRUE and status == "False") or (kind in _BAD_WHEN_TRUE and status == "True")
-        news = known is not None or (bad and kind in (c.ACCEPTED, c.STALLED))
+        news = known is not None or (bad and kind in (c.ACCEPTED, c.STALLED, c.EVACUATIONS_FROZEN))
         if news and (bad or kind in (c.ACCEPTED, c.READY)):
             reason = condition["reason"]
             yield Announcement(reason, "Reconcile", f"{kind} is {status}: {condition['message']}", bad)

@@ -17,6 +17,7 @@ AVAILABLE: Final = "Available"
 READY: Final = "Ready"
 PROGRESSING: Final = "Progressing"
 DEGRADED: Final = "Degraded"
+EVACUATIONS_FROZEN: Final = "EvacuationsFrozen"
 AVAILABILITY_TARGET_MET: Final = "AvailabilityTargetMet"
 PLACEMENT_OUTDATED: Final = "PlacementOutdated"
 REPLICAS_IGNORED: Final = "ReplicasIgnored"
@@ -68,6 +69,8 @@ REASONS: Final[Mapping[str, str]] = {
     "Paused": "spec.pause holds changes back.",
     "ScalingIsAuto": "spec.replicas was set but scaling.mode is Auto, so Berth decides.",
     "ScalingIsManual": "spec.replicas decides.",
+    "SilenceNotTrusted": "So many nodes are silent that the fault is more likely Berth's: nothing is given up for it.",
+    "SilenceTrusted": "Nodes that fall silent are given up and their groups replaced.",
     "NoOverlap": "No node of the pool belongs to another pool.",
     "NodesInSeveralPools": "Nodes belong to two pools; neither is planned with until a nodeSelector is narrowed.",
     "DevicePlugin": "The device plugin offers the GPUs of all ready nodes.",
@@ -87,6 +90,13 @@ class Condition:
     """None is Unknown."""
     reason: str
     message: str = ""
+
+
+def frozen_condition(why: str) -> Condition:
+    """Whether evacuations are frozen, and `why` in words."""
+    if why:
+        return Condition(EVACUATIONS_FROZEN, True, "SilenceNotTrusted", why)
+    return Condition(EVACUATIONS_FROZEN, False, "SilenceTrusted")
 
 
 def merge(

@@ -8,16 +8,13 @@ Invariants:
 - The part of the state that decides (reserved, committed, retiring, failed) lives in a label of the ReplicaGroup.
 - Before the commit a missing member is still to be created; after it a missing member is a failure.
 - A failed group loses its traffic first; its members are deleted only when evidence that names them was read back.
-- What the network shows alone gives nothing up: a node counts as lost when its Lease is silent *and* its leader, which
-  was reached before, no longer answers; and the last group that serves only when the control plane has given the node
-  up too.
 - Every call may be the last before a crash: the orders of one call are safe to carry out in part, and again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -34,8 +31,21 @@ from berth.core.actions import (
     Ungate,
 )
 from berth.core.conditions import READY, Condition, merge
-from berth.core.nodes import NodeView
-from berth.core.observed import Answer, Contact, Group, Member, NodeFacts
+from berth.core.failures import (
+    ALONE,
+    IN_PLACE,
+    Failure,
+    GroupPolicy,
+    Surroundings,
+    describe,
+    evidence,
+    find_failure,
+    first_to_fail,
+    lost_from_sight,
+    newly_restarted,
+    suspicion,
+)
+from berth.core.observed import Answer, Contact, Group, Member
 from berth.core.timestamps import timestamp
 
 FAILED_MEMBER_GRACE_SECONDS = 5
@@ -44,15 +54,10 @@ ROUTING_SETTLE_SECONDS = 2.0
 """A leader without requests has drained only once Services stopped routing to it: kube-proxy syncs every second."""
 FORCE_AFTER_SECONDS = 30.0
 """How long after its time a pod on a silent node is given before it is removed by force, where the user allows that."""
-FROZEN_SECONDS = 12.0
-"""No progress for so long although work is outstanding, and no token for Berth either: more than twice what the
-launcher itself waits, which ends a hung engine first and knows more."""
+UNREACHABLE = "Unreachable"
+"""Cut off on suspicion; it gets requests again as soon as it answers."""
 BIND_TIMEOUT_SECONDS = 60.0
 """A member pinned to a planned node that is still unbound after this lost a race: everything is released."""
-NODE_FAILURES = frozenset({"GPUUnhealthy", "NodeSilent", "NodeDeleted"})
-"""Reasons of a failure that lie with the node: others should not be placed there for a while."""
-MAX_EVIDENCE_TEXT = 2048
-"""Characters kept of a container's last words, so that a ReplicaGroup stays small."""
 
 
 class State(StrEnum):
@@ -64,40 +69,6 @@ class State(StrEnum):
     SERVING = "Serving"
     DRAINING = "Draining"
     FAILED = "Failed"
-
-
-@dataclass(frozen=True)
-class GroupPolicy:
-    """Limits of one group's life, in seconds."""
-
-    recovery_window: float
-    drain_timeout: float
-    force_delete: bool = False
-    """Pods on silent nodes may be removed by force (`recovery.forceDelete: NodeUnreachable`)."""
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What else has a say in the fate of one group."""
-
-    nodes: Mapping[str, NodeView] = field(default_factory=dict)
-    facts: Mapping[str, NodeFacts] = field(default_factory=dict)
-    others_serve: bool = False
-    """Another group of the deployment serves, and nothing speaks against it."""
-
-    def of(self, member: Member) -> NodeFacts:
-        """What was found out about a member's node; neutral where nothing was."""
-        return self.facts.get(member.node or "") or NodeFacts()
-
-    def given_up(self, member: Member) -> bool:
-        """The control plane itself calls the member's node not ready."""
-        node = self.nodes.get(member.node or "")
-        return node is not None and not node.ready
-
-    def evicts(self, member: Member) -> str:
-        """The taint for which pods are thrown off the member's node; empty if there is none."""
-        node = self.nodes.get(member.node or "")
-        return next((str(taint) for taint in node.taints if taint.effect == "NoExecute"), "") if node else ""
 
 
 @dataclass(frozen=True)
@@ -118,9 +89,6 @@ class Judgement:
     @property
     def serving(self) -> bool:
         return self.state is State.SERVING
-
-
-ALONE = Surroundings()
 
 
 def judge(
@@ -182,98 +150,17 @@ def _reserved(group: Group, now: float, manifests: Sequence[Mapping[str, Any]] |
 
 
 def _committed(group: Group, answer: Answer | None, policy: GroupPolicy, now: float, around: Surroundings) -> Judgement:
-    failure = find_failure(group, policy, now, around) or _lost_from_sight(group, answer, around)
+    failure = find_failure(group, policy, now, around) or lost_from_sight(group, answer, now, around)
     if failure is not None:
-        return fail(group, *failure, now)
-    forgiven = _newly_restarted(group)
+        return fail(group, failure, answer, now)
+    forgiven = newly_restarted(group)
     judgement = _progress(group, answer, now, around)
     if forgiven is None:
         return judgement
     mark = Mark(group, {}, {labels.ACCEPTED_RESTART: f"{forgiven.restarts}@{timestamp(now)}"})
-    return Judgement(
-        State.WARMING,
-        "RestartedInPlace",
-        f"container of {forgiven.name} restarted: {describe(forgiven)}",
-        (mark,),
-        needs_answer=True,
-        evidence=evidence(forgiven, "RestartedInPlace", now),
-    )
-
-
-def find_failure(group: Group, policy: GroupPolicy, now: float, around: Surroundings = ALONE) -> tuple[str, str] | None:
-    """(reason, message) of why a committed group is lost, or None. Facts only: no time-outs, no network."""
-    for member in group.members:
-        node = around.of(member)
-        if group.recorded_uids and member.uid not in group.recorded_uids:
-            return "MemberReplaced", f"pod {member.name} is not the one this group was made of"
-        if member.ended:
-            return "MemberFailed", f"pod {member.name} ended: {describe(member)}"
-        if node.gone:
-            return "NodeDeleted", f"node {member.node} of pod {member.name} does not exist any more"
-        if member.deleting:
-            return _deleted(member, around.evicts(member))
-        if member.uid in node.sick:
-            return "GPUUnhealthy", node.sick[member.uid]
-    if len(group.members) < group.wanted_members:
-        return "MemberMissing", f"{group.wanted_members - len(group.members)} of {group.wanted_members} pods are gone"
-    for member in group.members:
-        if member.restarts and group.wanted_members > 1:
-            return "MemberRestarted", f"container of {member.name} restarted: {describe(member)}"
-        forgiven = group.accepted_restart
-        if forgiven and member.restarts > forgiven.restarts and now - forgiven.at < policy.recovery_window:
-            return "RestartedAgain", f"container of {member.name} restarted again: {describe(member)}"
-    return None
-
-
-def _deleted(member: Member, taint: str) -> tuple[str, str]:
-    if taint:
-        return "MemberEvicted", f"pod {member.name} is being deleted: node {member.node} has taint {taint}"
-    return "MemberDeleted", f"pod {member.name} is being deleted"
-
-
-def suspicion(group: Group, answer: Answer | None, around: Surroundings) -> str:
-    """Why requests to the group may be lost although nothing is proven, in words; empty without any doubt."""
-    leader = group.leader
-    if leader is None or not _unreachable(leader, answer):
-        return ""
-    node = around.of(leader)
-    if node.frozen or node.contact not in (Contact.LATE, Contact.SILENT):
-        return ""
-    return f"node {leader.node} is {node.contact.value} and {leader.name} does not answer"
-
-
-def _unreachable(leader: Member, answer: Answer | None) -> bool:
-    """It was reached before, in this container's life, and is not any more."""
-    if answer is None or (answer.uid, answer.restarts) != (leader.uid, leader.restarts):
-        return False
-    return answer.unreachable and (answer.reached or leader.token_restarts == leader.restarts)
-
-
-def _lost_from_sight(group: Group, answer: Answer | None, around: Surroundings) -> tuple[str, str] | None:
-    """(reason, message) of a group lost by several independent signs, none of which would do alone."""
-    leader = group.leader
-    if leader is None:
-        return None
-    hung = answer is not None and answer.uid == leader.uid and answer.canary_missed
-    if answer is not None and hung and answer.frozen_for >= FROZEN_SECONDS:
-        return "EngineFrozen", f"no progress for {answer.frozen_for:.0f}s with work outstanding, and no token for Berth"
-    for member in group.members:
-        node = around.of(member)
-        if node.contact is not Contact.SILENT or node.frozen:
-            continue
-        unreachable = _unreachable(leader, answer)
-        started = leader.token_restarts is not None
-        given_up = around.given_up(member) and (unreachable or not started)
-        if given_up or (unreachable and member.leader and around.others_serve):
-            who = "its leader does not answer" if unreachable else "the control plane calls it not ready"
-            return "NodeSilent", f"node {member.node} of pod {member.name} is silent and {who}"
-    return None
-
-
-def _newly_restarted(group: Group) -> Member | None:
-    """The member of a one-pod group whose restart in place is still to be forgiven."""
-    forgiven = group.accepted_restart.restarts if group.accepted_restart else 0
-    return next((member for member in group.members if member.restarts > forgiven), None)
+    restart = Failure(IN_PLACE, f"container of {forgiven.name} restarted: {describe(forgiven)}", forgiven)
+    seen = evidence(restart, answer, now)
+    return Judgement(State.WARMING, IN_PLACE, restart.message, (mark,), needs_answer=True, evidence=seen)
 
 
 def _progress(group: Group, answer: Answer | None, now: float, around: Surroundings) -> Judgement:
@@ -295,7 +182,7 @@ def _progress(group: Group, answer: Answer | None, now: float, around: Surroundi
         return Judgement(State.WARMING, "NoTokenYet", message, needs_answer=True)
     doubt = suspicion(group, answer, around)
     if doubt and around.others_serve:
-        return Judgement(State.WARMING, "Unreachable", doubt, _cut(group))
+        return Judgement(State.WARMING, UNREACHABLE, doubt, _cut(group))
     flip = () if leader.serving and proven else (SetServing(leader, True),)
     return Judgement(State.SERVING, "Serving", "answers with tokens", flip)
 
@@ -333,15 +220,15 @@ def _answered(leader: Member, answer: Answer | None) -> bool:
     )
 
 
-def fail(group: Group, reason: str, message: str, now: float) -> Judgement:
+def fail(group: Group, failure: Failure, answer: Answer | None, now: float) -> Judgement:
     """Declare a group lost: traffic off, then the mark, then the evidence; deletion waits until it was read back."""
     mark = Mark(
         group,
         {labels.LIFECYCLE: labels.FAILED},
-        {labels.FAILED_AT: timestamp(now), labels.FAILURE_REASON: reason},
+        {labels.FAILED_AT: timestamp(now), labels.FAILURE_REASON: failure.reason},
     )
-    seen = evidence(_first_to_fail(group), reason, now, message)
-    return Judgement(State.FAILED, reason, message, (*_cut(group), mark), evidence=seen)
+    seen = evidence(failure, answer, now)
+    return Judgement(State.FAILED, failure.reason, failure.message, (*_cut(group), mark), evidence=seen)
 
 
 def _failed(group: Group, policy: GroupPolicy, now: float, around: Surroundings) -> Judgement:
@@ -349,7 +236,9 @@ def _failed(group: Group, policy: GroupPolicy, now: float, around: Surroundings)
     reason = group.failure_reason or "Failed"
     message = str(group.recorded_evidence.get("message") or reason)
     recorded = bool(group.recorded_evidence) and all(member.uid in group.recorded_uids for member in group.members)
-    seen = None if group.recorded_evidence else evidence(_first_to_fail(group), reason, failed_at, message)
+    seen = None
+    if not group.recorded_evidence:
+        seen = evidence(Failure(reason, message, first_to_fail(group)), None, failed_at)
     actions: list[Action] = list(_cut(group))
     if group.failed_at is None:
         actions.append(Mark(group, {}, {labels.FAILED_AT: timestamp(now)}))
@@ -393,57 +282,9 @@ def _draining(group: Group, answer: Answer | None, policy: GroupPolicy, now: flo
     )
 
 
-def describe(member: Member) -> str:
-    """How a member ended, in a few words."""
-    ended = member.last_termination
-    if ended is None:
-        return member.pod_reason or member.pod_message or "reason unknown"
-    parts = [ended.reason or "ended"]
-    if ended.exit_code is not None:
-        parts.append(f"exit code {ended.exit_code}")
-    if ended.signal:
-        parts.append(f"signal {ended.signal}")
-    if ended.message:
-        parts.append(ended.message.strip().splitlines()[-1][:MAX_EVIDENCE_TEXT])
-    return ", ".join(parts)
-
-
-def evidence(member: Member | None, cause: str, at: float, message: str = "") -> dict[str, Any]:
-    """`status.evidence` of a ReplicaGroup: what is known of the member that failed first."""
-    known: dict[str, Any] = {"cause": cause, "message": message[:MAX_EVIDENCE_TEXT], "observedAt": timestamp(at)}
-    if member is None:
-        return known
-    known |= {"member": member.index, "restartCount": member.restarts}
-    if member.node:
-        known["node"] = member.node
-    ended = member.last_termination
-    if ended is not None:
-        known |= {"exitCode": ended.exit_code} if ended.exit_code is not None else {}
-        known |= {"signal": ended.signal} if ended.signal else {}
-    if not message:
-        known["message"] = describe(member)[:MAX_EVIDENCE_TEXT]
-    return known
-
-
-def _first_to_fail(group: Group) -> Member | None:
-    """The member to blame: one that ended or restarted (the earliest), else one that is being deleted."""
-    forgiven = group.accepted_restart.restarts if group.accepted_restart else 0
-    ended = [
-        member
-        for member in group.members
-        if member.last_termination is not None and (member.ended or member.restarts > forgiven)
-    ]
-    if ended:
-        return min(ended, key=lambda member: (_ended_at(member), member.index))
-    return next((member for member in group.members if member.ended or member.deleting), None)
-
-
-def _ended_at(member: Member) -> float:
-    at = member.last_termination.finished_at if member.last_termination else None
-    return at if at is not None else float("inf")
-
-
-def group_status(group: Group, judgement: Judgement, now: float) -> dict[str, Any]:
+def group_status(
+    group: Group, judgement: Judgement, now: float, failover: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The whole status of a ReplicaGroup after this look; members seen once stay recorded."""
     uids = [member.uid for member in group.members]
     earlier = [uid for uid in group.recorded.get("memberUIDs") or () if uid not in uids]
@@ -457,4 +298,6 @@ def group_status(group: Group, judgement: Judgement, now: float) -> dict[str, An
     seen = judgement.evidence or group.recorded_evidence
     if seen:
         status["evidence"] = dict(seen)
+    if failover:
+        status["failover"] = dict(failover)
     return status

@@ -62,6 +62,8 @@ class Member:
     """Labels of ours that it was made with and no longer carries."""
     deleted_at: float | None = None
     """Unix seconds until which its containers may go on (`deletionTimestamp`); None while it is not being deleted."""
+    deletion_asked_at: float | None = None
+    """Unix seconds at which somebody asked for that."""
 
     @property
     def leader(self) -> bool:
@@ -195,6 +197,14 @@ class Contact(StrEnum):
 
 
 @dataclass(frozen=True)
+class Sickness:
+    """What is wrong with a pod's GPUs, in words, and since when that is reported (Unix seconds)."""
+
+    words: str
+    since: float
+
+
+@dataclass(frozen=True)
 class NodeFacts:
     """What Berth found out about a node over time. The default is a node about which nothing bad is known."""
 
@@ -203,8 +213,8 @@ class NodeFacts:
     contact: Contact = Contact.UNKNOWN
     silent_since: float | None = None
     """Unix seconds of the last renewal that was seen, for a node that is late or silent."""
-    sick: Mapping[str, str] = field(default_factory=dict)
-    """By pod UID: what is wrong with its GPUs, in words, reported for long enough to be believed."""
+    sick: Mapping[str, Sickness] = field(default_factory=dict)
+    """By pod UID, reported for long enough to be believed."""
     frozen: bool = False
     """Evacuations are frozen: silence proves nothing just now."""
 

@@ -22,7 +22,9 @@ from berth.core import groups as group_life
 from berth.core.accept import accept, backend_of, check_allocation, resolve_model, usable_pool, wanted_groups
 from berth.core.actions import Action, DeleteConfigMap, Ensure, Mark, Record, Reserve, Restore, SetServing
 from berth.core.drift import mend
-from berth.core.groups import GroupPolicy, Judgement, Surroundings
+from berth.core.failover import failover_of
+from berth.core.failures import Failure, GroupPolicy, Surroundings, find_failure, suspicion
+from berth.core.groups import Judgement
 from berth.core.observed import Answer, Ask, Group, Member, Snapshot
 from berth.core.placement.decide import Decision
 from berth.core.render import (
@@ -77,6 +79,8 @@ class Plan:
     requeue_after: float | None = None
     decision: Decision | None = None
     """Where it is to run, in placement.mode Auto."""
+    failovers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """How the failover of each group goes, by name of the ReplicaGroup; only those that had one."""
 
 
 def make_plan(
@@ -112,12 +116,18 @@ def _plan(
     rollout = _rollout(snapshot, wanted, judgements, must_serve) if wanted else unplaced
     for group in rollout.expired:
         message = f"did not serve within update.deadline {deployment.spec.update.deadline}"
-        judgements[group.name] = group_life.fail(group, "DeadlineExceeded", message, snapshot.now)
+        failure = Failure("DeadlineExceeded", message)
+        judgements[group.name] = group_life.fail(group, failure, _answer(group, snapshot), snapshot.now)
     questions = _questions(snapshot.groups, judgements)
     requeue = _soonest([*(j.requeue_after for j in judgements.values()), rollout.retry_after])
     if deployment.spec.pause == "All":
         return Plan((), judgements, wanted, must_serve, rollout, refusal, (), requeue)
-    orders = [order for group in snapshot.groups for order in _group_orders(group, judgements[group.name], snapshot)]
+    failovers = _failovers(snapshot, judgements)
+    orders = [
+        order
+        for group in snapshot.groups
+        for order in _group_orders(group, judgements[group.name], snapshot, failovers.get(group.name))
+    ]
     cuts = [order for order in orders if isinstance(order, SetServing) and not order.serving]
     actions: list[Action] = [*cuts]
     if wanted is not None:
@@ -128,7 +138,9 @@ def _plan(
             actions += group_life.retire(group, snapshot.now)
         actions += [Reserve(new.group, new.incarnation, new.reason) for new in rollout.create]
         actions += _left_over(snapshot, wanted)
-    return Plan(tuple(actions), judgements, wanted, must_serve, rollout, refusal, questions, requeue)
+    return Plan(
+        tuple(actions), judgements, wanted, must_serve, rollout, refusal, questions, requeue, failovers=failovers
+    )
 
 
 def resolve(snapshot: Snapshot, defaults: Defaults, decision: Decision | None = None) -> Wanted | None:
@@ -224,8 +236,8 @@ def _trusted(snapshot: Snapshot, policy: GroupPolicy) -> frozenset[str]:
         and group.leader is not None
         and group.leader.serving
         and group.leader.ready
-        and group_life.find_failure(group, policy, snapshot.now, around) is None
-        and not group_life.suspicion(group, _answer(group, snapshot), around)
+        and find_failure(group, policy, snapshot.now, around) is None
+        and not suspicion(group, _answer(group, snapshot), around)
     )
 
 
@@ -268,12 +280,28 @@ def _as_marked(group: Group, judgement: Judgement, now: float) -> Group:
     return group
 
 
-def _group_orders(group: Group, judgement: Judgement, snapshot: Snapshot) -> list[Action]:
+def _failovers(snapshot: Snapshot, judgements: Mapping[str, Judgement]) -> dict[str, dict[str, str]]:
+    found = {}
+    for group in snapshot.groups:
+        successors = [
+            (other, judgements[other.name])
+            for other in snapshot.groups
+            if other.group == group.group and other.incarnation > group.incarnation
+        ]
+        record = failover_of(group, judgements[group.name], successors, snapshot.facts, snapshot.now)
+        if record:
+            found[group.name] = record
+    return found
+
+
+def _group_orders(
+    group: Group, judgement: Judgement, snapshot: Snapshot, failover: Mapping[str, str] | None
+) -> list[Action]:
     """The record comes before the mark: a commit without the UIDs it is about would lose a member unseen."""
     orders: list[Action] = [Restore(member) for member in group.members if member.lost_labels]
     if group.lost_labels or group.lost_annotations:
         orders.append(Mark(group, group.lost_labels, group.lost_annotations))
-    status = group_life.group_status(group, judgement, snapshot.now)
+    status = group_life.group_status(group, judgement, snapshot.now, failover)
     if status != group.recorded:
         orders.append(Record(group, status))
     orders += judgement.actions

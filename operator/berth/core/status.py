@@ -16,7 +16,8 @@ from berth.api.llmdeployment import LLMDeployment
 from berth.core import conditions as c
 from berth.core.accept import wanted_groups
 from berth.core.applied import without_empty_maps
-from berth.core.conditions import Condition, merge
+from berth.core.conditions import Condition, frozen_condition, merge
+from berth.core.failover import latest
 from berth.core.groups import Judgement, State
 from berth.core.observed import Group, Shortage, Snapshot
 from berth.core.placement import tell
@@ -62,7 +63,7 @@ def build_status(snapshot: Snapshot, plan: Plan, outcome: Outcome) -> dict[str, 
         status["placement"] = _placement(deployment, plan, plan.wanted, stored, snapshot.now)
     elif stored.get("resolved"):
         status["resolved"] = stored["resolved"]
-    failover = _last_failover(snapshot.groups)
+    failover = latest(snapshot.groups, plan.failovers)
     if failover or stored.get("lastFailover"):
         status["lastFailover"] = failover or stored["lastFailover"]
     return without_empty_maps(status)
@@ -155,6 +156,10 @@ def _conditions(facts: _Facts) -> list[Condition]:
         _stalled(facts),
         Condition(c.RECONCILING, _progressing(facts, settled), _progress_reason(facts), _summary_message(facts)),
     ]
+    stored = facts.snapshot.raw.get("status") or {}
+    told = any(each.get("type") == c.EVACUATIONS_FROZEN for each in stored.get("conditions") or ())
+    if facts.snapshot.frozen or told:
+        conditions.append(frozen_condition(facts.snapshot.frozen))
     if plan.decision is not None and plan.wanted is not None:
         conditions += tell.conditions(plan.decision.status)
     if spec.scaling.mode == "Auto" and spec.replicas != 1:
@@ -347,11 +352,3 @@ def _since(group: Group, judgement: Judgement) -> str:
             if condition.get("type") == c.READY and condition.get("status") == "True":
                 return str(condition.get("lastTransitionTime"))
     return timestamp(group.created_at)
-
-
-def _last_failover(groups: Sequence[Group]) -> dict[str, Any] | None:
-    failed = [group for group in groups if group.failed_at is not None and group.lifecycle == labels.FAILED]
-    if not failed:
-        return None
-    last = max(failed, key=lambda group: (group.failed_at or 0.0, group.name))
-    return {"group": f"g{last.group}", "reason": last.failure_reason, "at": timestamp(last.failed_at or 0.0)}

@@ -10,6 +10,11 @@ def timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def precise(seconds: float) -> str:
+    """The same to a thousandth, `2026-01-31T12:00:00.250Z`, for what lasts only seconds."""
+    return datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def unix_seconds(text: str | None) -> float | None:
     """Unix seconds of an RFC 3339 time; None for absent or unreadable ones."""
     if not text:

@@ -10,9 +10,11 @@ import pytest
 from berth import labels
 from berth.api.replicagroup import GroupAllocation
 from berth.core import actions as do
-from berth.core.groups import FORCE_AFTER_SECONDS, GroupPolicy, Judgement, State, Surroundings, judge
+from berth.core.failures import GroupPolicy, Surroundings
+from berth.core.groups import FORCE_AFTER_SECONDS, Judgement, State, judge
 from berth.core.nodes import NodeView, Taint
-from berth.core.observed import Answer, Contact, Group, Member, NodeFacts
+from berth.core.observed import Answer, Contact, Group, Member, NodeFacts, Sickness
+from berth.core.timestamps import precise
 
 NOW = 1_000_000.0
 POLICY = GroupPolicy(recovery_window=3600, drain_timeout=300)
@@ -67,13 +69,15 @@ def marked(judgement: Judgement) -> str:
 
 
 def test_a_sick_gpu_ends_the_group_that_holds_it() -> None:
-    judgement = look(sick={"uid-0": "GPU gpu-3 of node n0 is unhealthy"})
+    judgement = look(sick={"uid-0": Sickness("node n0: condition X is True (NvidiaXID79Error)", NOW - 4)})
     assert (judgement.state, judgement.reason) == (State.FAILED, "GPUUnhealthy")
     assert cuts(judgement)
     assert marked(judgement) == labels.FAILED
     assert judgement.evidence is not None
     assert judgement.evidence["node"] == "n0"
-    assert look(sick={"another": "GPU gpu-4 is unhealthy"}).serving
+    assert judgement.evidence["xid"] == 79
+    assert judgement.evidence["occurredAt"] == precise(NOW - 4)
+    assert look(sick={"another": Sickness("GPU gpu-4 is unhealthy", NOW)}).serving
 
 
 def test_a_deleted_node_ends_its_groups_even_the_last_one() -> None:
