@@ -176,7 +176,7 @@ class Answer:
 class Ask(StrEnum):
     """What to ask a leader."""
 
-    TOKEN = "token"  # noqa: S105 - of a model
+    FIRST = "first token"
     """Whether it produces one."""
     PROGRESS = "progress"
     """Whether it still does what it was seen to do."""

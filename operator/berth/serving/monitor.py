@@ -106,7 +106,7 @@ class Monitor:
 
     async def _pursue(self, key: Hashable, asked: Question) -> None:
         match asked.what:
-            case Ask.TOKEN:
+            case Ask.FIRST:
                 await self._until_a_token(key, asked)
             case Ask.DRAINED:
                 await self._while_it_drains(key, asked)

@@ -30,7 +30,7 @@ class SlowLeaders:
 async def test_an_answer_that_comes_after_the_next_pass_has_asked_again_is_not_lost() -> None:
     leaders, woken = SlowLeaders(), asyncio.Event()
     monitor = Monitor(leaders, lambda _key: woken.set(), clock=lambda: 7.0)
-    questions, alive = frozenset({Question("uid", 0, "127.0.0.1", Ask.TOKEN)}), frozenset({"uid"})
+    questions, alive = frozenset({Question("uid", 0, "127.0.0.1", Ask.FIRST)}), frozenset({"uid"})
     monitor.ask("key", questions, alive)
     await leaders.asked.wait()
     monitor.ask("key", questions, alive)
