@@ -1,14 +1,17 @@
 """The adapter to TensorRT-LLM's LLM API against a double with the published signatures.
 
-Source of the signatures: github.com/NVIDIA/TensorRT-LLM, tests/unittest/api_stability/references_committed (the calls
-that project promises to keep) and tensorrt_llm/executor/result.py. The double binds every call to them, so a call that
-release 1.2.1 would not take fails here.
+Source of the signatures: github.com/NVIDIA/TensorRT-LLM, tests/unittest/api_stability/references_committed and
+references (the calls that project promises and watches, read in versions from before and after release 1.2.1, which do
+not differ here), tensorrt_llm/llmapi/llm.py, tensorrt_llm/executor/result.py and examples/ray_orchestrator; the streaming
+call also at https://nvidia.github.io/TensorRT-LLM/1.2.1/examples/llm_inference_async_streaming.html. The double binds
+every call to them, so a call that release 1.2.1 would not take fails here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -18,19 +21,20 @@ from typing import Any, ClassVar
 
 import pytest
 
+from berth.core.render import render_config_map
 from berth.engine import contract
+from berth.engine.bundle import MODEL_CONFIG, config_map_key
 from berth.engine.engines import ray_cluster
 from berth.engine.engines.base import LoadError, Piece, RequestError, Sampling
 from berth.engine.engines.tensorrt_llm import TensorRTLLMEngine
+from tests.unit.render import cases
 
 
 def signature(*names: str, **defaults: Any) -> inspect.Signature:
-    """Positional-or-keyword parameters; `more=...` allows any other keyword."""
+    """Positional-or-keyword parameters."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, kind) for name in names]
-    parameters += [inspect.Parameter(name, kind, default=value) for name, value in defaults.items() if name != "more"]
-    if "more" in defaults:
-        parameters.append(inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD))
+    parameters += [inspect.Parameter(name, kind, default=value) for name, value in defaults.items()]
     return inspect.Signature(parameters)
 
 
@@ -45,10 +49,25 @@ SIGNATURES = {
         dtype="auto",
         revision=None,
         tokenizer_revision=None,
-        more=...,
+        # Of its many other arguments, which it takes as keywords, the ones that Berth uses.
+        backend=None,
+        pipeline_parallel_size=1,
+        gpus_per_node=None,
+        kv_cache_config=None,
+        enable_chunked_prefill=False,
+        max_batch_size=2048,
+        max_num_tokens=8192,
+        enable_iter_perf_stats=False,
+        orchestrator_type=None,
     ),
     "LLM.generate_async": signature(
-        "inputs", sampling_params=None, lora_request=None, prompt_adapter_request=None, streaming=False
+        "inputs",
+        sampling_params=None,
+        lora_request=None,
+        prompt_adapter_request=None,
+        streaming=False,
+        kv_cache_retention_config=None,
+        disaggregated_params=None,
     ),
     "LLM.get_stats_async": signature(timeout=2),
     "LLM.shutdown": signature(),
@@ -168,13 +187,21 @@ async def collect(engine: TensorRTLLMEngine, prompt: str, sampling: Sampling) ->
 
 
 async def test_every_option_reaches_the_llm_and_iterations_are_counted(engine: TensorRTLLMEngine) -> None:
-    arguments = LLM.made[0].arguments
-    assert (arguments["model"], arguments["tensor_parallel_size"]) == ("/weights", 4)
-    assert arguments["kwargs"] == {
+    assert LLM.made[0].arguments == {
+        "model": "/weights",
+        "tensor_parallel_size": 4,
         "backend": "pytorch",
         "kv_cache_config": {"dtype": "fp8"},
         "enable_iter_perf_stats": True,
     }
+
+
+@pytest.mark.parametrize("name", [name for name in cases.CASES if not name.startswith("simulated")])
+def test_what_is_written_for_a_pod_is_what_the_llm_takes(name: str) -> None:
+    text = render_config_map(cases.template(cases.CASES[name]))["data"][
+        config_map_key(f"models/tensorrt_llm/{MODEL_CONFIG}")
+    ]
+    SIGNATURES["LLM"].bind(**json.loads(text)["llm"])
 
 
 async def test_built_engines_have_their_own_class(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +236,7 @@ async def test_a_ray_cluster_is_whole_before_the_llm_is_made(monkeypatch: pytest
     assert argv.startswith("start --head --port=6379 --num-gpus=8")
     assert argv.endswith("--node-ip-address=10.0.0.7")
     assert next(alive, None) is None
-    assert LLM.made[0].arguments["kwargs"]["orchestrator_type"] == "ray"
+    assert LLM.made[0].arguments["orchestrator_type"] == "ray"
 
 
 async def test_ray_that_does_not_start_is_a_failed_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

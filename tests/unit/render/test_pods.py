@@ -290,27 +290,12 @@ def test_the_simulated_engine_needs_neither_weights_nor_secrets(name: str) -> No
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
-def test_built_engines_run_one_triton_per_rank_of_which_the_first_serves() -> None:
-    (pod,) = cases.pods(cases.template(cases.CASES["tensorrt-claim"]))
-    program, *rest = launched(pod)
-    contexts: list[list[str]] = [[]]
-    for word in rest:
-        if word == ":":
-            contexts.append([])
-        else:
-            contexts[-1].append(word)
-    assert program == "mpirun"
-    assert len(contexts) == 4
-    assert not any(text.startswith(("--allow-", "--load-model")) for text in contexts[0])
-    for context in contexts[1:]:
-        assert {
-            "--allow-http=false",
-            "--allow-grpc=false",
-            "--allow-metrics=false",
-            "--load-model=tensorrt_llm",
-        } <= set(context)
-    regions = [option(context, "--backend-config") for context in contexts]
-    assert len(set(regions)) == 4
+@pytest.mark.parametrize("name", ["pytorch-claim", "tensorrt-claim", "tensorrt-one-gpu"])
+def test_one_pod_runs_one_triton_whose_engine_spawns_its_ranks(name: str) -> None:
+    (pod,) = cases.pods(cases.template(cases.CASES[name]))
+    argv = launched(pod)
+    assert argv[0] == command.TRITON
+    assert argv.count(command.TRITON) == 1
 
 
 def test_over_ssh_every_pod_offers_its_gpus_and_the_key_is_the_users() -> None:
@@ -333,8 +318,9 @@ def test_ranks_on_other_pods_get_the_environment_but_not_the_leaders_address() -
     assert set(environment(leader)) - handed_on == {"BERTH_POD_IP"}
 
 
-def test_what_trtllm_llmapi_launch_splits_at_blanks_has_none() -> None:
-    leader, *_ = cases.pods(cases.template(cases.CASES["pytorch-ssh-claim"]))
+@pytest.mark.parametrize("name", ["pytorch-ssh-claim", "tensorrt-ssh-claim"])
+def test_what_trtllm_llmapi_launch_splits_at_blanks_has_none(name: str) -> None:
+    leader, *_ = cases.pods(cases.template(cases.CASES[name]))
     argv = launched(leader)
     started = argv[argv.index("trtllm-llmapi-launch") + 1 :]
     assert started[0] == command.TRITON

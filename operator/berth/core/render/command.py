@@ -2,12 +2,12 @@
 
 The launcher (docs/designs/006-launcher.md) is PID 1 everywhere; after `--` comes what it starts:
 
-    pytorch, one pod          tritonserver; the LLM API spawns its own ranks
-    pytorch, Ray              leader: tritonserver, whose engine heads the Ray cluster; workers: ray start
-    pytorch, SSH              leader: mpirun of trtllm-llmapi-launch tritonserver over all pods; workers: sshd
-    tensorrt                  one tritonserver per rank under mpirun (leader mode); one GPU: tritonserver
-    tensorrt, SSH             the same over all pods; workers: sshd
+    one pod                   tritonserver; the LLM API spawns its own ranks, for built engines too
+    Ray (pytorch)             leader: tritonserver, whose engine heads the Ray cluster; workers: ray start
+    SSH (pytorch, tensorrt)   leader: mpirun of trtllm-llmapi-launch tritonserver over all pods; workers: sshd
     simulated                 leader: tritonserver; workers: nothing, they only join and hold
+
+There is never one server per rank: each would load the model and spawn all ranks again.
 """
 
 from __future__ import annotations
@@ -60,21 +60,14 @@ def drain(template: GroupTemplate) -> list[str]:
 
 
 def _leads(template: GroupTemplate, replica_group: str, environment: Sequence[str]) -> list[str]:
-    serving = _serving_triton(template)
-    ranks = template.allocation.gpus
+    serving = _triton(template)
+    if not over_ssh(template):
+        return serving  # the launcher gives the server a prefix of its own, and removes what a killed one leaves
+    # Every rank is given the same command; trtllm-llmapi-launch runs it on rank 0 and makes the others its workers.
     prefix = replica_group.replace("-", "_")
-    if template.backend == "tensorrt" and ranks > 1:
-        joining = [*_triton(), "--allow-http=false", "--allow-grpc=false", "--allow-metrics=false"]
-        joining += ["--model-control-mode=explicit", f"--load-model={labels.MODEL_NAME}"]
-        command = [*_mpirun(template, replica_group, environment), "-n", "1", *serving, _region(f"{prefix}_0")]
-        for rank in range(1, ranks):
-            command += [":", "-n", "1", *joining, _region(f"{prefix}_{rank}")]
-        return command
-    if template.backend == "pytorch" and over_ssh(template):
-        # Every rank is given the same command; trtllm-llmapi-launch runs it on rank 0 and makes the others its workers.
-        mpirun = _mpirun(template, replica_group, environment)
-        return [*mpirun, "-n", str(ranks), "trtllm-llmapi-launch", *serving, _region(f"{prefix}_0")]
-    return serving  # the launcher gives the one server a prefix of its own, and removes what a killed one leaves
+    region = f"--backend-config=python,shm-region-prefix-name={prefix}_0_"
+    mpirun = _mpirun(template, replica_group, environment)
+    return [*mpirun, "-n", str(template.allocation.gpus), "trtllm-llmapi-launch", *serving, region]
 
 
 def _works(template: GroupTemplate, replica_group: str) -> list[str]:
@@ -108,36 +101,28 @@ def over_ssh(template: GroupTemplate) -> bool:
     return template.members > 1 and template.multi_node.launcher == "SSH"
 
 
-def _triton() -> list[str]:
-    return [
+def _triton(template: GroupTemplate) -> list[str]:
+    age = CONNECTION_AGE * 1000
+    # A stream that began just before the connection's age was reached must still be able to finish.
+    grace = (timing.NOTICE + template.drain_seconds) * 1000
+    argv = [
         TRITON,
         f"--model-repository={MODELS}",
         # The configuration is complete, and completing it would start each model once more just to ask.
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={timing.TRITON_EXIT}",
+        f"--grpc-max-connection-age={age}",
+        f"--grpc-max-connection-age-grace={grace}",
     ]
-
-
-def _serving_triton(template: GroupTemplate) -> list[str]:
-    age = CONNECTION_AGE * 1000
-    # A stream that began just before the connection's age was reached must still be able to finish.
-    grace = (timing.NOTICE + template.drain_seconds) * 1000
-    argv = [*_triton(), f"--grpc-max-connection-age={age}", f"--grpc-max-connection-age-grace={grace}"]
     if template.backend == "simulated":
         # No GPU to measure, and many servers share a small machine.
         argv += ["--allow-gpu-metrics=false", "--allow-cpu-metrics=false", "--http-thread-count=2"]
     return argv
 
 
-def _region(prefix: str) -> str:
-    return f"--backend-config=python,shm-region-prefix-name={prefix}_"
-
-
 def _mpirun(template: GroupTemplate, replica_group: str, environment: Sequence[str]) -> list[str]:
     """Open MPI 4 options, the release in TensorRT-LLM's images."""
     argv = ["mpirun", "--bind-to", "none"]
-    if not over_ssh(template):
-        return [*argv, "--host", f"localhost:{template.allocation.gpus}"]
     hosts = ",".join(
         f"{member_host(replica_group, member)}:{template.gpus_per_member}" for member in range(template.members)
     )
