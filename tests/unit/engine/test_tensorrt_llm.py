@@ -2,9 +2,9 @@
 
 Source of the signatures: github.com/NVIDIA/TensorRT-LLM, tests/unittest/api_stability/references_committed and
 references (the calls that project promises and watches, read in versions from before and after release 1.2.1, which do
-not differ here), tensorrt_llm/llmapi/llm.py, tensorrt_llm/executor/result.py and examples/ray_orchestrator; the streaming
-call also at https://nvidia.github.io/TensorRT-LLM/1.2.1/examples/llm_inference_async_streaming.html. The double binds
-every call to them, so a call that release 1.2.1 would not take fails here.
+not differ here), tensorrt_llm/llmapi/llm.py, tensorrt_llm/executor/result.py and examples/ray_orchestrator; the
+streaming call also at https://nvidia.github.io/TensorRT-LLM/1.2.1/examples/llm_inference_async_streaming.html. The
+double binds every call to them, so a call that release 1.2.1 would not take fails here.
 """
 
 from __future__ import annotations
