@@ -12,6 +12,7 @@ import numpy as np
 import tritonclient.grpc.aio as grpcclient
 from tritonclient.utils import np_to_triton_dtype
 
+from berth.local.demo.client import ERRORS_WITH_CODES
 from tests.integration.engine.pod import Pod
 
 TYPES: dict[type, Any] = {bool: np.bool_, int: np.int32, float: np.float32, str: np.object_}
@@ -54,12 +55,13 @@ async def ask(
     *,
     client: grpcclient.InferenceServerClient | None = None,
     name: str = "",
+    codes: bool = False,
     **parameters: Any,
 ) -> Answer:
-    """One streamed request to its end."""
+    """One streamed request to its end. `codes`: errors come as gRPC codes, which Triton's streams have only if asked."""
     if client is None:
         async with grpcclient.InferenceServerClient(pod.grpc) as own:
-            return await ask(pod, prompt, client=own, name=name, **parameters)
+            return await ask(pod, prompt, client=own, name=name, codes=codes, **parameters)
 
     async def requests() -> AsyncIterator[dict[str, Any]]:
         yield {
@@ -71,7 +73,7 @@ async def ask(
 
     answer = Answer()
     try:
-        async for result, error in client.stream_infer(requests()):
+        async for result, error in client.stream_infer(requests(), headers=ERRORS_WITH_CODES if codes else None):
             if error:
                 answer.error = str(error)
             else:

@@ -100,6 +100,7 @@ async def test_draining_refuses_new_requests_on_a_kept_channel_and_finishes_old_
         while not (answer := await ask(pod, "a", client=client, sampling_param_max_tokens=1)).error:
             last_accepted = time.monotonic()
         assert "draining: reconnect" in answer.error
+        assert "StatusCode.UNAVAILABLE" in (await ask(pod, "a", client=client, codes=True)).error
         assert 0.3 < last_accepted - asked < 1.0
         assert not long.done()
         drain = [str(pod.env.python), "-m", "berth.engine.launcher", "--drain", "--timeout=20"]

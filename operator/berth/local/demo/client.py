@@ -28,6 +28,8 @@ OWN_CONNECTION: Final = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 """Otherwise all channels of a process to one address share a connection, and one that was refused waits for minutes."""
+ERRORS_WITH_CODES: Final = {"triton_grpc_error": "true"}
+"""Asks Triton to end a stream with the code of an error; without it a stream only says words, and UNAVAILABLE is lost."""
 RETRY_PAUSE: Final = 1.0
 """Seconds; a Service needs about so long to forget a pod that died."""
 ANSWER_SECONDS: Final = 120.0
@@ -118,7 +120,9 @@ class Replay:
 
     async def _attempt(self, client: Any, outcome: Outcome) -> None:
         """One stream from beginning to end. Raises Unavailable or Failed."""
-        stream = client.stream_infer(_body(outcome.request, self.longest), stream_timeout=ANSWER_SECONDS)
+        stream = client.stream_infer(
+            _body(outcome.request, self.longest), stream_timeout=ANSWER_SECONDS, headers=ERRORS_WITH_CODES
+        )
         try:
             async for result, error in stream:
                 if error is not None:
