@@ -53,7 +53,7 @@ class Bad:
     changes: Mapping[str, Any]
     field: str
     words: str = ""
-    base: str = "llama-70b/LLMDeployment/llama-70b"
+    base: str = "fixed-placement/LLMDeployment/llama-70b"
 
     @property
     def manifest(self) -> Manifest:
@@ -97,7 +97,7 @@ _SIZES = {
     "vocab_size": 128256,
     "max_position_embeddings": 131072,
 }
-AUTO = "llama-70b-auto/LLMDeployment/llama-70b-auto"
+AUTO = "llama-70b/LLMDeployment/llama-70b"
 POOL = "pools/GPUPool/h100"
 
 

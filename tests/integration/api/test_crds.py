@@ -18,7 +18,7 @@ from tests.support.api_objects import objects, valid_objects
 from tests.support.bad_objects import BAD_OBJECTS, BASES, REMOVED, REPLICA_GROUP, Bad, Manifest, edit, samples
 from tests.support.cluster import ApiError, Cluster
 
-LLAMA = BASES["llama-70b/LLMDeployment/llama-70b"]
+LLAMA = BASES["fixed-placement/LLMDeployment/llama-70b"]
 POOL = BASES["pools/GPUPool/h100"]
 LLMD = "llmdeployments"
 on_a_real_server = settings(

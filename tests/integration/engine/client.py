@@ -58,7 +58,7 @@ async def ask(
     codes: bool = False,
     **parameters: Any,
 ) -> Answer:
-    """One streamed request to its end. `codes`: errors come as gRPC codes, which Triton's streams have only if asked."""
+    """One streamed request to its end. `codes`: errors have gRPC codes, which Triton's streams have only if asked."""
     if client is None:
         async with grpcclient.InferenceServerClient(pod.grpc) as own:
             return await ask(pod, prompt, client=own, name=name, codes=codes, **parameters)

@@ -28,7 +28,7 @@ NAME = "llama-70b"
 @pytest.fixture
 async def served(site: LocalCluster, api: Cluster) -> AsyncIterator[str]:
     """Address of the Service of a deployment with two groups that serve, one per node."""
-    await api.apply(sample("llama-70b.yaml"))
+    await api.apply(sample("fixed-placement.yaml"))
     await eventually(lambda: both_serve(api), timeout=60)
     yield f"{site.address(NAME)}:8001"
     await deleted(api, NAME)

@@ -19,7 +19,7 @@ from berth.estimator.models import model as catalogue_model
 from tests.support.api_objects import base_of, valid_objects
 from tests.support.bad_objects import BAD_OBJECTS, BASES, REMOVED, REPLICA_GROUP, Bad, Manifest, edit
 
-LLAMA = BASES["llama-70b/LLMDeployment/llama-70b"]
+LLAMA = BASES["fixed-placement/LLMDeployment/llama-70b"]
 MODELS = {resource.kind: resource.model for resource in RESOURCES}
 DEPLOYMENTS, GROUPS, POOLS = RESOURCES
 ANY_JSON = st.recursive(

@@ -29,7 +29,7 @@ OWN_CONNECTION: Final = (
 )
 """Otherwise all channels of a process to one address share a connection, and one that was refused waits for minutes."""
 ERRORS_WITH_CODES: Final = {"triton_grpc_error": "true"}
-"""Asks Triton to end a stream with the code of an error; without it a stream only says words, and UNAVAILABLE is lost."""
+"""Asks Triton to end a stream with an error's code; otherwise a stream has only words, and UNAVAILABLE is lost."""
 RETRY_PAUSE: Final = 1.0
 """Seconds; a Service needs about so long to forget a pod that died."""
 ANSWER_SECONDS: Final = 120.0
