@@ -12,6 +12,8 @@ import time
 from typing import Final, TextIO
 
 WIDTH: Final = 24
+INDENT: Final = " " * 11
+"""Where the words of a step begin."""
 LINE_EVERY: Final = 15.0
 """Seconds between two lines of progress where nothing can be drawn over."""
 MARKS: Final = "✓", "✗"
@@ -43,14 +45,19 @@ class Screen:
         """Something that broke, on purpose."""
         self._line(self._cross, text)
 
+    def detail(self, text: str) -> None:
+        """More about the step above."""
+        self._print(f"{INDENT}{text}")
+
     def plain(self, text: str = "") -> None:
         self._print(text)
 
     def bar(self, share: float, text: str) -> None:
         """How far the step under way has come: `share` from 0 to 1, and what is being done."""
         now = time.monotonic()
-        full = round(WIDTH * min(max(share, 0.0), 1.0))
-        line = f"           [{'#' * full}{'.' * (WIDTH - full)}] {share:4.0%}  {text}"
+        share = min(max(share, 0.0), 1.0)
+        full = round(WIDTH * share)
+        line = f"{INDENT}[{'#' * full}{'.' * (WIDTH - full)}] {share:4.0%}  {text}"
         if self._out.isatty():
             self._out.write(f"\r\x1b[K{line}")
             self._out.flush()

@@ -1,11 +1,33 @@
-"""What clients measured and noticed, as lines. Pure."""
+"""What was decided, and what clients measured and noticed, as lines. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from berth.local.demo.client import Outcome
+
+
+def choice(allocation: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    """An allocation of a status in a line: where, how, how many GPUs, what it costs."""
+    tensor, pipeline = allocation.get("tensorParallel", 1), allocation.get("pipelineParallel", 1)
+    groups = allocation.get("groups", 1)
+    layout = f"tp{tensor}" + (f" pp{pipeline}" if pipeline > 1 else "")
+    text = f"{allocation['pool']} {allocation['precision']} {layout}, {groups} group{'s' if groups > 1 else ''}"
+    text += f" on {groups * tensor * pipeline} GPUs"
+    return f"{text}, {figures['costPerHour']} $/h" if "costPerHour" in figures else text
+
+
+def others(candidates: Sequence[Mapping[str, Any]], most: int) -> list[str]:
+    """The best placement that was not chosen, and why others were out."""
+    possible = [each for each in candidates if not each.get("chosen") and not each.get("rejected")][:1]
+    rejected = [each for each in candidates if not each.get("chosen") and each.get("rejected")]
+    lines = [f"next best: {choice(each['allocations'][0], each)}" for each in possible]
+    for each in rejected[: most - len(lines)]:
+        allocation = each["allocations"][0]
+        lines.append(f"not {allocation['pool']} {allocation['precision']}: {each['rejected']}")
+    return lines
 
 
 def latency_table(parts: Sequence[tuple[str, Sequence[Outcome]]], wanted: tuple[float, float]) -> list[str]:
