@@ -8,11 +8,18 @@ import click
 @click.command()
 @click.option("--name", default="demo", show_default=True, help="Name of its local cluster.")
 @click.option("--keep", is_flag=True, help="Leave the cluster running at the end.")
-def demo(name: str, keep: bool) -> None:
+@click.option(
+    "--seconds",
+    type=click.FloatRange(15, 120),
+    default=120,
+    show_default=True,
+    help="How much of the trace is replayed; the server is killed after a third.",
+)
+def demo(name: str, keep: bool, seconds: float) -> None:
     """Start a local cluster, serve a 70B model, replay real traffic, kill a server, and show what clients noticed."""
     from berth.cli.local import ended_by_signals, errors
     from berth.local.demo.story import run
     from berth.local.screen import Screen
 
     with errors(), ended_by_signals():
-        run(name, keep=keep, screen=Screen())
+        run(name, Screen(), keep=keep, length=seconds)

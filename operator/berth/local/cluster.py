@@ -96,7 +96,8 @@ def provide(working: Report) -> None:
 
 @contextmanager
 def up(config: Config, done: Report, working: Report) -> Iterator[Starting]:
-    """Starts a cluster and yields when it is ready; it ends with the block unless it is kept.
+    """Starts a cluster and yields when it is ready. Unless it is kept it ends with the block, and leaves only the logs
+    of a failure.
 
     `done` gets a line for each step, `working` what is being done while a step takes long (the first build). Raises
     BerthError with what went wrong, and where its logs are.
@@ -110,14 +111,20 @@ def up(config: Config, done: Report, working: Report) -> Iterator[Starting]:
         config.write(folder)
         process = _spawn(folder, lock)
     starting = Starting(config, folder, process)
+    failed = False
     try:
         _follow(process, folder, done)
         yield starting
+    except BerthError:
+        failed = True
+        raise
     finally:
         starting.close()
         if not starting.kept:
             process.wait()
             wait_for_end(config.name)
+            if not failed:
+                _clear(folder)
 
 
 def down(name: str) -> bool:

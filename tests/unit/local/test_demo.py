@@ -22,7 +22,7 @@ def test_the_packaged_slice_is_two_minutes_of_real_requests_with_their_source() 
     requests = trace.requests()
     assert len(requests) == 694
     assert [request.at for request in requests] == sorted(request.at for request in requests)
-    assert 118 < requests[-1].at < 120
+    assert trace.LENGTH - 2 < requests[-1].at < trace.LENGTH
     assert max(request.input_tokens for request in requests) == 14050
     assert "CC-BY 4.0" in trace.SLICE.read_text().splitlines()[1]
 
@@ -61,6 +61,32 @@ def test_what_clients_noticed_counts_every_request_once() -> None:
     )
 
 
+H100 = {"pool": "h100", "precision": "fp8", "tensorParallel": 2, "pipelineParallel": 1, "groups": 3}
+
+
+def test_a_placement_is_a_line_and_what_is_unknown_is_left_out() -> None:
+    assert report.choice(H100, {"costPerHour": "17.94"}) == "h100 fp8 tp2, 3 groups on 6 GPUs, 17.94 $/h"
+    assert report.choice({**H100, "pipelineParallel": 2, "groups": 1}, {}) == "h100 fp8 tp2 pp2, 1 group on 4 GPUs"
+
+
+def test_the_runner_up_comes_before_reasons_and_the_chosen_one_not_at_all() -> None:
+    def candidate(pool: str, **fields: str | bool) -> dict[str, object]:
+        return {"allocations": [{**H100, "pool": pool}], **fields}
+
+    candidates = [
+        candidate("first", chosen=True),
+        candidate("second", costPerHour="20.00"),
+        candidate("third"),
+        candidate("fourth", rejected="too slow"),
+        candidate("fifth", rejected="too small"),
+    ]
+    assert report.others(candidates, 2) == [
+        "next best: second fp8 tp2, 3 groups on 6 GPUs, 20.00 $/h",
+        "not fourth fp8: too slow",
+    ]
+    assert report.others([candidate("first", chosen=True, rejected="no room")], 2) == []
+
+
 class Terminal(io.StringIO):
     encoding = "utf-8"
 
@@ -73,9 +99,9 @@ def test_a_bar_is_drawn_over_itself_on_a_terminal_and_is_a_line_elsewhere() -> N
     for out in (terminal, file):
         screen = Screen(out)
         screen.bar(0.25, "a quarter")
-        screen.bar(0.5, "a half")
+        screen.bar(1.01, "all")
         screen.step("done")
     assert terminal.getvalue().endswith("s  ✓ done\n")
-    assert "\r\x1b[K" in terminal.getvalue()
+    assert "\r\x1b[K           [########################] 100%  all" in terminal.getvalue()
     assert file.getvalue().splitlines()[0] == "           [######..................]  25%  a quarter"
     assert file.getvalue().splitlines()[1].endswith("s  + done")  # an encoding that nobody named has no ticks

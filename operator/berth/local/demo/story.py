@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,44 +21,36 @@ from berth.local.config import Config
 from berth.local.demo import report, trace
 from berth.local.demo.client import Outcome, Replay
 from berth.local.demo.stage import Stage, opened
-from berth.local.demo.trace import Request
 from berth.local.screen import Screen, own_command
 from berth.local.triton_env import CHECKOUT
 from berth.serving.prober import TritonProber
 
 SAMPLE: Final = CHECKOUT / "manifests" / "samples" / "llama-70b.yaml"
 SERVING_LIMIT: Final = 120.0
-FAILURE_AT: Final = 40.0
-"""Seconds into the replay: the queues are those of a running service by then."""
+FAILURE_AT: Final = 1 / 3
+"""Of the replay: the queues are those of a running service by then."""
 AFTERMATH: Final = 15.0
 """Seconds that count as the time of the failure."""
 BEFORE, DURING, AFTER = "answered before the failure", f"in flight at it, or sent in {AFTERMATH:.0f}s", "sent later"
 OTHERS_SHOWN: Final = 3
 
 
-def run(
-    name: str,
-    *,
-    keep: bool,
-    screen: Screen,
-    requests: Sequence[Request] | None = None,
-    failure_at: float = FAILURE_AT,
-) -> None:
-    """Raises BerthError. The cluster ends with the demonstration unless `keep`. `requests`: by default the trace."""
+def run(name: str, screen: Screen, *, keep: bool, length: float) -> None:
+    """Replays `length` seconds of the trace. The cluster ends afterwards unless `keep`. Raises BerthError."""
     screen.title("Llama-3.1-70B on two pools of simulated GPUs; Triton, Kubernetes, clients and failures are real")
     with cluster.up(Config(name), screen.step, screen.working) as started:
-        asyncio.run(_tell(started.folder, screen, requests or trace.requests(), failure_at))
+        asyncio.run(_tell(started.folder, screen, length))
         if keep:
             started.keep()
     _say_what_next(name, keep, screen)
 
 
-async def _tell(folder: Path, screen: Screen, requests: Sequence[Request], failure_at: float) -> None:
+async def _tell(folder: Path, screen: Screen, length: float) -> None:
     deployment: Object = yaml.safe_load(SAMPLE.read_text())
     async with opened(folder, screen, deployment) as stage:
         await _place(stage)
         await _serve(stage)
-        await _survive_a_killed_server(stage, deployment["spec"]["objectives"], requests, failure_at)
+        await _survive_a_killed_server(stage, deployment["spec"]["objectives"], length)
 
 
 # --- acts -------------------------------------------------------------------------------------------------------------
@@ -84,16 +76,15 @@ async def _serve(stage: Stage) -> None:
     stage.screen.step(f"the Service answers at {stage.address()} (gRPC)")
 
 
-async def _survive_a_killed_server(
-    stage: Stage, objectives: Mapping[str, Any], requests: Sequence[Request], failure_at: float
-) -> None:
+async def _survive_a_killed_server(stage: Stage, objectives: Mapping[str, Any], length: float) -> None:
     """Traffic, SIGKILL to a server in the middle of it, and what clients saw."""
+    requests = [request for request in trace.requests() if request.at <= length]
     replay = Replay(stage.address(), requests)
     stage.screen.step(
         f"replaying {len(requests)} requests of the {trace.SOURCE} over {replay.connections} kept connections"
     )
     async with stage.load(replay):
-        await asyncio.sleep(failure_at)
+        await asyncio.sleep(length * FAILURE_AT)
         killed_at = await _kill_a_server(stage, replay)
     stage.screen.step(f"replay ended: {replay.tokens} tokens")
     wanted = seconds(objectives["timeToFirstToken"]["p95"]), seconds(objectives["timePerOutputToken"]["p95"])

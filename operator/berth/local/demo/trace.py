@@ -10,6 +10,9 @@ from typing import Final
 SLICE: Final = Path(__file__).parents[1] / "data" / "azure_conversations.csv"
 SOURCE: Final = "Azure LLM inference trace 2023 (CC-BY 4.0)"
 
+LENGTH: Final = 120.0
+"""Seconds."""
+
 
 @dataclass(frozen=True)
 class Request:
