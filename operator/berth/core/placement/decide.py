@@ -129,6 +129,20 @@ def _stored(snapshot: Snapshot) -> dict[str, Any]:
     return {name: status[name] for name in ("placement", "candidates", "availability") if name in status}
 
 
+def recorded(
+    asked: Question,
+    pools: Mapping[str, Supply],
+    evaluation: Evaluation,
+    answer: Answer,
+    chosen: Candidate,
+    groups: int,
+    reason: str,
+) -> Decision:
+    """The decision for a candidate of `answer`, with its record."""
+    desk = _Desk(asked, pools, evaluation)
+    return desk.decided(chosen, chosen.layout.allocation(groups), reason, answer)
+
+
 # --- what comes of it -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _Desk:

@@ -7,22 +7,28 @@ caller keeps: capacity of a group does not depend on the number of groups, so a 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Generic, Protocol, TypeVar
 
 from berth.core.accept import backend_of
 from berth.core.placement.layouts import Layout
 from berth.core.placement.question import Question
 from berth.core.placement.supply import Supply
 from berth.estimator import performance, queueing
-from berth.estimator.engine_model import EngineModel
+from berth.estimator.engine_model import EngineModel, Floats
 from berth.estimator.latency import Capacity, Latency
 from berth.estimator.memory import Fit
 from berth.estimator.performance import Factors
 from berth.estimator.queueing import Method
 
 Value = TypeVar("Value")
+Slowness = Callable[[Layout], float]
+"""Factor on the step times of a layout, learned from measurements."""
+
+_GRID: Final = 0.03
+"""Factors are rounded to this ratio, so that what was computed for one is remembered for its likes."""
 
 
 class Evaluation(Protocol):
@@ -86,12 +92,19 @@ class Memory:
 
 
 class Estimates:
-    """The estimator's belief for one question. Not for several threads at once."""
+    """The estimator's belief for one question, `slowness` included. Not for several threads at once."""
 
-    def __init__(self, question: Question, supplies: Mapping[str, Supply], memory: Memory) -> None:
+    def __init__(
+        self,
+        question: Question,
+        supplies: Mapping[str, Supply],
+        memory: Memory,
+        slowness: Slowness | None = None,
+    ) -> None:
         self._question = question
         self._supplies = supplies
         self._memory = memory
+        self._slowness = slowness
         self._copies: dict[Layout, performance.Candidate] = {}
         prompt, answer = question.traffic.input_tokens, question.traffic.output_tokens
         self._tokens_per_request = round(prompt.mean + answer.max)
@@ -106,14 +119,15 @@ class Estimates:
     def capacity(self, layout: Layout, method: Method) -> Capacity:
         question = self._question
         return queueing.capacity(
-            self._engine(layout), question.traffic, question.objectives, self._memory.capacities, method
+            self.engine(layout), question.traffic, question.objectives, self._memory.capacities, method
         )
 
     def latency(self, layout: Layout, load: float, method: Method) -> Latency:
         traffic = self._question.traffic.shape
-        key = self._copy(layout), traffic, load, method
+        engine = self.engine(layout)
+        key = engine, traffic, load, method
         if key not in self._memory.latencies:
-            self._memory.latencies[key] = queueing.latency(self._engine(layout), traffic, load, method)
+            self._memory.latencies[key] = queueing.latency(engine, traffic, load, method)
         return self._memory.latencies[key]
 
     def factors(self, layout: Layout, in_flight: float) -> Factors:
@@ -143,9 +157,23 @@ class Estimates:
             )
         return known
 
-    def _engine(self, layout: Layout) -> EngineModel:
-        """One object per copy: equal engines share what queueing remembers of them."""
+    def engine(self, layout: Layout) -> EngineModel:
+        """One object per copy and slowness: equal engines share what queueing remembers of them."""
         copy = self._copy(layout)
-        if copy not in self._memory.engines:
-            self._memory.engines[copy] = performance.engine_model(copy)
-        return self._memory.engines[copy]
+        steps = round(math.log(self._slowness(layout)) / _GRID) if self._slowness is not None else 0
+        key = copy, steps
+        if key not in self._memory.engines:
+            engine = performance.engine_model(copy)
+            self._memory.engines[key] = replace(engine, step=_Slower(engine.step, math.exp(steps * _GRID)))
+        return self._memory.engines[key]
+
+
+@dataclass(frozen=True)
+class _Slower:
+    """Step times by a factor."""
+
+    step: Callable[[Floats, Floats, Floats, Floats], Floats]
+    factor: float
+
+    def __call__(self, decodes: Floats, context: Floats, prefill: Floats, pairs: Floats) -> Floats:
+        return self.factor * self.step(decodes, context, prefill, pairs)

@@ -6,8 +6,9 @@ replicas in Manual scaling, where weights come from) may change without the plac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 from berth.api.common import number, seconds
 from berth.api.demand import Limits, Traffic
@@ -23,6 +24,7 @@ from berth.estimator.models import ModelSpec
 from berth.estimator.traffic import TokenLengths, TrafficProfile
 
 Prefer = Literal["Cost", "Latency", "Throughput"]
+_LENGTH_GRID: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,33 @@ def traffic_profile(traffic: Traffic) -> TrafficProfile:
         )
     except ValueError as error:
         raise InvalidSpec("InvalidSpec", f"spec.traffic.{error}") from None
+
+
+def measured_traffic(planned: TrafficProfile, load: float, prompt: float | None, answer: float | None) -> TrafficProfile:
+    """The planned traffic with the measured load and mean lengths (None: unknown); the shape of everything else stays.
+
+    Mean lengths are taken in steps of a tenth: the models are asked anew for another shape, not for every reading.
+    """
+    changed = {
+        "input_tokens": _longer(planned.input_tokens, prompt),
+        "output_tokens": _longer(planned.output_tokens, answer),
+    }
+    if planned.closed:
+        return replace(planned, **changed, concurrency=max(1, round(load)))
+    return replace(planned, **changed, requests_per_second=load)
+
+
+def _longer(lengths: TokenLengths, mean: float | None) -> TokenLengths:
+    """With about that mean; what clients may ask for at most stays."""
+    steps = round(math.log(mean / lengths.mean) / _LENGTH_GRID) if mean is not None and mean > 0 else 0
+    if not steps:
+        return lengths
+    factor = math.exp(steps * _LENGTH_GRID)
+    grown = [min(each * factor, lengths.max) for each in (lengths.mean, lengths.p95, lengths.p99 or lengths.p95)]
+    try:
+        return replace(lengths, mean=grown[0], p95=grown[1], p99=grown[2] if lengths.p99 is not None else None)
+    except ValueError:  # such a mean contradicts the longest length
+        return lengths
 
 
 def spec_hash(spec: LLMDeploymentSpec) -> str:

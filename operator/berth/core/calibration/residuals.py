@@ -1,0 +1,105 @@
+"""Step time measured against step time predicted, at like load: what is left is the engine, not the traffic.
+
+A regression of step time on (1, requests decoding, context, prompt tokens), shrunk to the predicted slopes: where load
+hardly varied the prediction's shape counts, where it varied the measurement's. Level = logarithm of measured over
+predicted at a fixed operating point, so that busier groups do not look slower where the prediction's shape is off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from berth.core.measurement.samples import StepMoments
+from berth.estimator.engine_model import EngineModel
+
+Predict = Callable[[float, float, float], float]
+"""Seconds of a mean iteration by requests decoding, context tokens, prompt tokens."""
+
+FEWEST_STEPS: Final = 200.0
+"""Iterations below which a group says nothing."""
+LARGEST: Final = math.log(4)
+"""Levels beyond a factor of four are no speed of an engine but a fault; they are cut there."""
+_SLOPES: Final = 0.3
+"""Standard deviation of a measured slope against the predicted one, as a share of it."""
+_NOISE: Final = 0.03
+"""Least standard deviation of the mean iteration between two samples, as a share."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Means per iteration at which levels are compared."""
+
+    decodes: float
+    context: float
+    prefill: float
+
+    @classmethod
+    def of(cls, in_flight: float, prompt: float, answer: float) -> OperatingPoint:
+        """With so many requests in flight in steady state."""
+        decodes = max(in_flight, 1.0)
+        return cls(decodes, decodes * (prompt + answer / 2), decodes * prompt / max(answer, 1.0))
+
+
+def prediction(engine: EngineModel, prompt: float) -> Predict:
+    """What `engine` takes on average for prompts of that mean length: most iterations carry none, some a chunk.
+
+    Spreading prompts evenly over iterations would make them look free while a step is bound by memory.
+    """
+    usual = max(min(prompt, engine.max_num_tokens), 1.0)
+
+    def seconds(decodes: float, context: float, prefill: float) -> float:
+        chunk = max(usual, prefill)
+        arguments = (np.full(2, decodes), np.full(2, context), np.array([0.0, chunk]), np.array([0.0, chunk**2 / 2]))
+        plain, mixed = np.asarray(engine.step(*arguments)).tolist()
+        return float(plain + prefill / chunk * (mixed - plain))
+
+    return seconds
+
+
+def level(moments: StepMoments, predict: Predict, at: OperatingPoint) -> float | None:
+    """Logarithm of measured over predicted step time at `at`; None where too little was measured."""
+    means = moments.means
+    if means is None or moments.steps < FEWEST_STEPS or not 0 < means[3] < math.inf:
+        return None
+    decodes, context, prefill, seconds = means
+    expected = predict(decodes, context, prefill)
+    ratio = seconds / expected
+    shape = ratio * _linear(predict, (decodes, context, prefill))
+    products = np.array(moments.products)
+    measured, target = products[:4, :4], products[:4, 4]
+    noise = _noise(products, shape, moments)
+    spread = _SLOPES * np.maximum(np.abs(shape), 0.1 * seconds / np.array([1.0, *(max(m, 1e-9) for m in means[:3])]))
+    prior = np.diag(1 / spread**2)
+    slopes = np.linalg.solve(measured / noise + prior, target / noise + prior @ shape)
+    there = float(slopes @ np.array([1.0, at.decodes, at.context, at.prefill]))
+    predicted = predict(at.decodes, at.context, at.prefill)
+    # Far from what was measured a line may end anywhere; it never says more than twice what the mean says.
+    found = min(max(there / predicted, ratio / 2), ratio * 2)
+    return min(max(math.log(found), -LARGEST), LARGEST)
+
+
+def _linear(predict: Predict, point: tuple[float, float, float]) -> np.ndarray:
+    """(intercept, slopes) of the prediction around a point."""
+    here = predict(*point)
+    slopes = []
+    for place, value in enumerate(point):
+        step = max(0.05 * value, 0.5)
+        moved = [*point]
+        moved[place] += step
+        slopes.append((predict(*moved) - here) / step)
+    return np.array([here - sum(s * x for s, x in zip(slopes, point, strict=True)), *slopes])
+
+
+def _noise(products: np.ndarray, shape: np.ndarray, moments: StepMoments) -> float:
+    """Variance of an observation of one iteration's weight around the predicted shape."""
+    line = np.array([*(-shape), 1.0])
+    squares = float(line @ products @ line)
+    means = moments.means
+    assert means is not None
+    per_sample = moments.steps / moments.observations
+    return max(squares / moments.observations, (_NOISE * means[3]) ** 2 * per_sample)

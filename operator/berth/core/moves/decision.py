@@ -1,0 +1,114 @@
+"""What comes of asking whether a deployment should move. Whoever carries a move out needs nothing but this.
+
+A decision is made anew at every pass from what is measured then; it becomes a fact only when the move is begun and
+recorded. So the same `Move` may be decided on many times, and has the same `id` as long as it goes to the same place
+after the same history.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from berth.api.placement import Allocation, CopyShape
+from berth.core.placement.decide import Decision
+from berth.core.render.names import digest
+
+Cause = Literal["Objectives", "Cost"]
+"""A lasting breach that the other placement cures, or money."""
+
+HOLDS: Final[dict[str, str]] = {
+    "NothingBetter": "No other placement is better by enough, even at its worst.",
+    "FixedPlacement": "The spec fixes the placement.",
+    "MovesOff": "placement.moves.mode is Off.",
+    "Paused": "spec.pause holds changes back.",
+    "NoMetrics": "Metrics are missing or stale.",
+    "TooFewSamples": "Too few independent measurements to tell chance from change.",
+    "LessThanADay": "The day's peak is not known before a day was measured.",
+    "FailingOver": "A group is lost or on its way back.",
+    "Changing": "Groups are being started, updated or removed.",
+    "Moving": "A move is under way.",
+    "CoolingDown": "The last move was too recent.",
+    "MovesOfTheDaySpent": "placement.moves.maxPerDay moves were begun within 24 hours.",
+    "PoolBusy": "Enough other deployments are moving into or out of the pool.",
+    "LimitReached": "Both sides of the move together exceed objectives.limits.",
+    "RolledBackBefore": "A move there was taken back.",
+    "MoreGroupsHelp": "More groups where it runs are enough.",
+    "SlowGroup": "One group is slow, its peers are not: leaving the pool is no cure.",
+    "NoCure": "No other placement is expected to meet the objectives.",
+    "NoCapacity": "The better placement has no room now.",
+    "PaysBackTooLate": "The saving takes longer than placement.moves.payBackWithin to pay for the move.",
+}
+"""Why a deployment stays, with the meaning; stable words."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """Run `to` instead of `start`."""
+
+    id: str
+    start: Allocation
+    to: Allocation
+    cause: Cause
+    reason: str
+    """For people: what is wrong here, what is better there, in figures."""
+    decision: Decision
+    """`to` with its record: what status says of the placement once the move is done."""
+    needed: int
+    """Groups of `to` that must serve before `start` may leave for good."""
+    capacity_from: float
+    """Load that one group of `start` carries at the objectives: requests per second, for closed traffic clients."""
+    capacity_to: float
+    """The same of `to`; flips are sized by the smallest capacity / share of requests."""
+    cooldown: float
+    """Seconds after the move's end in which no other one is begun; for cost moves three pay-backs, if longer."""
+    saving: float | None = None
+    """Expected per hour, in the pools' currency; None where there is no price."""
+    saving_at_worst: float | None = None
+    price: float | None = None
+    """Of running twice until the verdict."""
+    pay_back: float | None = None
+    """Seconds until the saving has paid for the move; None for one that saves nothing."""
+
+    @property
+    def placement_hash(self) -> str:
+        """Of the placement it goes to, so that a bad one is not tried again."""
+        return placement_hash(self.to)
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Stay. `reason` is a key of HOLDS."""
+
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Advise:
+    """A person should decide: moves.mode is Advise."""
+
+    move: Move
+
+
+Verdict = Move | Hold | Advise
+
+
+def placement_hash(shape: CopyShape) -> str:
+    """10 hexadecimal digits of pool, variant and split; the number of groups and batch limits do not change it."""
+    return digest(layout_of(shape), 10)
+
+
+def layout_of(shape: CopyShape) -> dict[str, Any]:
+    """What makes two placements the same place to run."""
+    return {
+        "pool": shape.pool,
+        "variant": shape.variant,
+        "tensorParallel": shape.tensor_parallel,
+        "pipelineParallel": shape.pipeline_parallel,
+    }
+
+
+def move_id(uid: str, start: CopyShape, to: CopyShape, moves_before: float) -> str:
+    """Of the move from here to there that follows one that ended at `moves_before` (Unix seconds; 0: the first)."""
+    return digest({"uid": uid, "from": layout_of(start), "to": layout_of(to), "after": int(moves_before)}, 8)

@@ -1,0 +1,87 @@
+"""How many groups in `scaling.mode: Auto`: as many as the measured traffic takes at the objectives.
+
+    up     at once, to what the traffic of now takes: before an objective breaks
+    up     by one, where an objective breaks fast all the same and more groups would help
+    down   by one, when those that are left would have met the objectives at the day's peak
+
+The number follows from the same models as the placement, with measured lengths and calibrated step times. Going up is
+cheap to regret, going down is not: it waits for a whole day without a higher peak, and one step for the last one.
+Without fresh measurements nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+FAST_BURN: Final = 4.0
+"""Misses of the objective against those it allows, in the fast window, at which groups are added without a model."""
+FEWEST_FAST: Final = 46.0
+"""Independent requests that tell 20 % misses from the allowed 5 % (alpha 0.01, power 0.9)."""
+SETTLE_SECONDS: Final = 600.0
+"""After a change the fast window is not yet that of the new number."""
+DAY: Final = 86400.0
+
+
+@dataclass(frozen=True)
+class Sized:
+    """Groups for a load: that carry it, and that there should be (availability, bounds and minAvailable included)."""
+
+    for_traffic: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What was measured. Loads are requests per second, for closed traffic clients."""
+
+    slow: float
+    """Mean of the hour."""
+    fast: float
+    """Mean of the last five minutes."""
+    peak: float | None
+    """Of the day's busiest hour; None before a day was measured."""
+    burn: float = 0.0
+    """Misses in the fast window over those that the objective allows; the worse of the objectives."""
+    effective: float = 0.0
+    """Independent requests behind it."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The number of groups, and why it is another than before; `reason` is empty where it is not."""
+
+    sized: Sized
+    reason: str = ""
+
+
+def scale(
+    current: Sized,
+    demand: Demand,
+    groups_at: Callable[[float], Sized],
+    *,
+    busy: float,
+    settled_for: float,
+    helps: bool,
+    most: int,
+) -> Scaling:
+    """`busy`: what a busy minute has against the mean (peakToMean), which every plan allows for. `settled_for`: seconds
+    since the number changed and all groups served. `helps`: whether more groups can cure what is wrong."""
+    load = max(demand.slow, demand.fast / busy)
+    now = groups_at(load)
+    if now.groups > current.groups:
+        words = f"{load:.2f} per second take {now.groups} groups"
+        return Scaling(now, words)
+    breaking = demand.burn >= FAST_BURN and demand.effective >= FEWEST_FAST
+    if breaking and helps and settled_for >= SETTLE_SECONDS and current.groups < most:
+        words = f"an objective is missed {demand.burn:.1f} times as often as it allows"
+        return Scaling(Sized(now.for_traffic, current.groups + 1), words)
+    kept = Sized(now.for_traffic, current.groups)
+    if demand.peak is None or settled_for < DAY / 24 or breaking:
+        return Scaling(kept)
+    least = groups_at(max(demand.peak, load)).groups
+    if least >= current.groups:
+        return Scaling(kept)
+    words = f"{current.groups - 1} groups carry the day's peak of {demand.peak:.2f} per second"
+    return Scaling(Sized(now.for_traffic, current.groups - 1), words)
