@@ -107,7 +107,9 @@ def gate(now: float, policy: Policy, past: Past, state: State) -> Hold | None:
     if state.changing:
         return Hold("Changing")
     if state.effective < FEWEST_REQUESTS:
-        return Hold("TooFewSamples", f"{state.effective:.0f} independent requests in an hour, {FEWEST_REQUESTS:.0f} needed")
+        return Hold(
+            "TooFewSamples", f"{state.effective:.0f} independent requests in an hour, {FEWEST_REQUESTS:.0f} needed"
+        )
     if len([each for each in past.ended if now - each < DAY]) >= policy.max_per_day:
         return Hold("MovesOfTheDaySpent", f"{policy.max_per_day} moves within 24 hours")
     if now < past.last + policy.cooldown:
@@ -135,11 +137,13 @@ def _cure(
     if why.cause == "SlowGroup":
         return Hold("SlowGroup", why.message)
     if why.cause == "None":
-        return Hold("NoCure", "neither a slow pool nor more traffic explains the breach, so another pool may be no cure")
+        return Hold(
+            "NoCure", "neither a slow pool nor more traffic explains the breach, so another pool may be no cure"
+        )
     curing = [each for each in found.options if not each.at_worst.rejected]
     if not curing:
         return Hold("NoCure", found.answer.words if found.answer.chosen is None else "")
-    return _allowed(policy, past, state, curing, in_force, "Objectives")
+    return _allowed(policy, past, state, curing, found, in_force, "Objectives")
 
 
 def _saving(
@@ -168,23 +172,25 @@ def _saving(
     if not quick:
         hours = min(each.pay_back or math.inf for each in paying) / 3600
         return Hold("PaysBackTooLate", f"the best saving pays for its move in {hours:.1f} h")
-    return _allowed(policy, past, state, quick, in_force, "Cost")
+    return _allowed(policy, past, state, quick, found, in_force, "Cost")
 
 
 def _allowed(
-    policy: Policy, past: Past, state: State, options: list[Option], in_force: Allocation, cause: Cause
+    policy: Policy, past: Past, state: State, options: list[Option], found: Weighed, in_force: Allocation, cause: Cause
 ) -> tuple[Option, Cause] | Hold:
     """The first option that nothing forbids; else what forbids the first."""
     refusals = []
     for option in options:
-        refusal = _forbidden(policy, past, state, option, in_force)
+        refusal = _forbidden(policy, past, state, option, found, in_force)
         if refusal is None:
             return option, cause
         refusals.append(refusal)
     return refusals[0]
 
 
-def _forbidden(policy: Policy, past: Past, state: State, option: Option, in_force: Allocation) -> Hold | None:
+def _forbidden(
+    policy: Policy, past: Past, state: State, option: Option, found: Weighed, in_force: Allocation
+) -> Hold | None:
     candidate = option.candidate
     if candidate.waits:
         return Hold("NoCapacity", f"{candidate.layout}: {candidate.waits}")
@@ -198,5 +204,12 @@ def _forbidden(policy: Policy, past: Past, state: State, option: Option, in_forc
     held = in_force.groups * in_force.gpus
     both = held + candidate.gpus if policy.surge else max(held, candidate.gpus)
     if policy.gpu_limit is not None and both > policy.gpu_limit:
-        return Hold("LimitReached", f"{held} GPUs here and {candidate.gpus} there exceed limits.gpus {policy.gpu_limit}")
+        return Hold(
+            "LimitReached", f"{held} GPUs here and {candidate.gpus} there exceed limits.gpus {policy.gpu_limit}"
+        )
+    if policy.cost_limit is not None and candidate.cost is not None and found.in_force_per_hour is not None:
+        here, there = found.in_force_per_hour, candidate.cost.per_hour
+        if (here + there if policy.surge else max(here, there)) > policy.cost_limit:
+            words = f"{here:.2f} per hour here and {there:.2f} there exceed limits.costPerHour {policy.cost_limit:g}"
+            return Hold("LimitReached", words)
     return None

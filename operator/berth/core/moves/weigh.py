@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from berth.api.placement import Allocation
@@ -57,6 +57,8 @@ class Weighed:
     """Rejected, or waiting for capacity, where the placement in force cannot carry the traffic."""
     stay_per_hour: float | None
     """What the bill falls by when it is left."""
+    in_force_per_hour: float | None
+    """Price of the groups that are there now."""
     options: tuple[Option, ...]
     answer: Answer
     evaluation: Estimates
@@ -87,7 +89,7 @@ def weigh(
     offered = [supply for name, supply in supplies.items() if not allowed or name in allowed]
     answer = choose(asked, offered, expected, here)
     stay = size(asked, supplies[here.pool], here, expected, "simulate")
-    freed = _freed_share(supplies[here.pool], in_force, nodes)
+    freed = _freed_share(supplies[here.pool], nodes)
     stay_per_hour = _added(stay, freed)
     stay_at_best = _added(size(asked, supplies[here.pool], here, at_best, "simulate"), freed)
     options = []
@@ -107,7 +109,9 @@ def weigh(
             )
         )
     options.sort(key=lambda option: (_cost(option.candidate), option.candidate.layout.gpus))
-    return Weighed(stay, stay_per_hour, tuple(options), answer, expected)
+    price = supplies[here.pool].price
+    in_force_per_hour = None if price is None else price * in_force.groups * in_force.gpus
+    return Weighed(stay, stay_per_hour, in_force_per_hour, tuple(options), answer, expected)
 
 
 def _at(believe: Believe, deviations: float) -> Callable[[Layout], float]:
@@ -135,19 +139,10 @@ def _minus(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
 
 
-def _freed_share(supply: Supply, in_force: Allocation, nodes: Iterable[str]) -> float:
+def _freed_share(supply: Supply, nodes: Iterable[str]) -> float:
     """What of the price stops being paid when the groups leave: a node that others use too is paid on."""
     if supply.pool.spec.billing != "PerNode":
         return 1.0
     mine = set(nodes)
     alone = [name for name in mine if name not in supply.used or supply.used[name].gpus == 0]
     return len(alone) / len(mine) if mine else 1.0
-
-
-def with_load(asked: Question, load: float) -> Question:
-    """The same question for another load."""
-    traffic = asked.traffic
-    grown = replace(traffic, concurrency=max(1, round(load))) if traffic.closed else replace(
-        traffic, requests_per_second=load
-    )
-    return replace(asked, traffic=grown)

@@ -122,18 +122,22 @@ def traffic_profile(traffic: Traffic) -> TrafficProfile:
         raise InvalidSpec("InvalidSpec", f"spec.traffic.{error}") from None
 
 
-def measured_traffic(planned: TrafficProfile, load: float, prompt: float | None, answer: float | None) -> TrafficProfile:
+def measured_traffic(
+    planned: TrafficProfile, load: float, prompt: float | None, answer: float | None
+) -> TrafficProfile:
     """The planned traffic with the measured load and mean lengths (None: unknown); the shape of everything else stays.
 
     Mean lengths are taken in steps of a tenth: the models are asked anew for another shape, not for every reading.
     """
-    changed = {
-        "input_tokens": _longer(planned.input_tokens, prompt),
-        "output_tokens": _longer(planned.output_tokens, answer),
-    }
-    if planned.closed:
-        return replace(planned, **changed, concurrency=max(1, round(load)))
-    return replace(planned, **changed, requests_per_second=load)
+    prompts, answers = _longer(planned.input_tokens, prompt), _longer(planned.output_tokens, answer)
+    return with_load(replace(planned, input_tokens=prompts, output_tokens=answers), load)
+
+
+def with_load(traffic: TrafficProfile, load: float) -> TrafficProfile:
+    """The same traffic, more or less of it: requests per second, for closed traffic clients."""
+    if traffic.closed:
+        return replace(traffic, concurrency=max(1, round(load)))
+    return replace(traffic, requests_per_second=load)
 
 
 def _longer(lengths: TokenLengths, mean: float | None) -> TokenLengths:

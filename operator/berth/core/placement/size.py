@@ -211,6 +211,12 @@ class _Bound:
     stage: Stage = Stage.LIMIT
 
 
+def most_groups(question: Question, supply: Supply, layout: Layout) -> int:
+    """Groups that limits, scaling.max and the pool's nodes allow."""
+    demand = group_demand(question.deployment, layout.allocation(1), supply.pool)
+    return min(bound.groups for bound in _bounds(question, supply, demand))
+
+
 def _bounds(question: Question, supply: Supply, demand: Demand) -> Iterator[_Bound]:
     """Whatever bounds the number of groups."""
     limits = question.limits

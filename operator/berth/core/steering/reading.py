@@ -1,0 +1,76 @@
+"""The measurements decisions are made on: two windows and the steps of each group, out of everything measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from berth.core.measurement.measured import Measured
+from berth.core.measurement.samples import StepMoments
+from berth.core.measurement.windows import Count, Window, effective_requests, first_token_met, per_token_met
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A window of the whole deployment."""
+
+    seconds: float
+    """Observed."""
+    requests_per_second: float
+    in_flight: float
+    """Requests accepted and not finished."""
+    input_tokens: float | None
+    """Mean prompt; None where nothing finished."""
+    output_tokens: float | None
+    misses: float = 0.0
+    """Share of requests that missed an objective; the worse of the objectives. 0 without objectives."""
+    effective: float = 0.0
+    """Independent requests behind that share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Fresh measurements of one deployment."""
+
+    at: float
+    """Unix seconds."""
+    fast: Span
+    slow: Span
+    steps: Mapping[str, StepMoments] = field(default_factory=dict)
+    """Of the last hour, by name of the group; groups of the placement in force that serve."""
+
+
+def reading_of(measured: Measured | None, pool: str) -> Reading | None:
+    """None where something that serves was not heard of lately. `pool` is that of the placement in force."""
+    if measured is None or not measured.fresh:
+        return None
+    windows = measured.deployment
+    fast, slow = _span(windows.fast, windows.slow), _span(windows.slow, windows.slow)
+    if fast is None or slow is None:
+        return None
+    steps = {
+        group.name: group.windows.slow.tally.steps for group in measured.groups if group.serving and group.pool == pool
+    }
+    return Reading(measured.at, fast, slow, steps)
+
+
+def _span(window: Window, slow: Window) -> Span | None:
+    rate, in_flight, tally = window.requests_per_second, window.in_flight, window.tally
+    if rate is None:
+        return None
+    misses, effective = max(_missed(window, slow, first_token_met), _missed(window, slow, per_token_met))
+    return Span(
+        seconds=window.seconds,
+        requests_per_second=rate,
+        in_flight=in_flight or 0.0,
+        input_tokens=tally.input.mean if tally.input else None,
+        output_tokens=tally.output.mean if tally.output else None,
+        misses=misses,
+        effective=effective,
+    )
+
+
+def _missed(window: Window, slow: Window, count: Count) -> tuple[float, float]:
+    """Share that missed the objective, and the independent requests behind it."""
+    share = count(window.tally).share
+    return (0.0, 0.0) if share is None else (1 - share, effective_requests(window, slow, count))

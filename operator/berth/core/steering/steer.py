@@ -1,0 +1,294 @@
+"""One look at a deployment that runs. Pure: the same situation gives the same answer.
+
+    reading -> levels of groups -> diagnosis, calibration -> number of groups -> stay, move or advise
+
+Without a reading nothing is learned, scaled or moved: everything stays as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from statistics import median_low
+from typing import Final
+
+from berth.api.placement import Allocation
+from berth.core.calibration.diagnose import Diagnosis, diagnose
+from berth.core.calibration.learn import Calibration
+from berth.core.calibration.residuals import OperatingPoint, level, prediction
+from berth.core.calibration.shrink import Belief, Place
+from berth.core.moves import rules
+from berth.core.moves.decision import Advise, Hold, Move, Verdict, move_id
+from berth.core.moves.weigh import Option, Weighed, weigh
+from berth.core.placement.decide import recorded
+from berth.core.placement.evaluate import Estimates, Memory
+from berth.core.placement.layouts import Layout
+from berth.core.placement.question import Question, measured_traffic, with_load
+from berth.core.placement.size import HEADROOM, groups_for_load, most_groups, size, uneven
+from berth.core.placement.supply import Supply
+from berth.core.scaling import Demand, Scaling, Sized, scale
+from berth.core.steering.day import DAY, Day
+from berth.core.steering.reading import Reading, Span
+
+REVIEW_SECONDS: Final = 900.0
+"""Time between two weighings of a deployment that is well: prices and capacity change slowly, models take a while."""
+BREACH_REVIEW_SECONDS: Final = 300.0
+RUNNING_TWICE_SECONDS: Final = 1200.0
+"""Start, warm-up and verdict of a move, where nothing better is known."""
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """The last weighing."""
+
+    at: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything one look is made on. Times in Unix seconds."""
+
+    now: float
+    uid: str
+    asked: Question
+    """As the spec has it."""
+    supplies: Mapping[str, Supply]
+    """Every pool that can be read, without what the deployment's own groups take."""
+    in_force: Allocation
+    groups_for_traffic: int
+    policy: rules.Policy
+    past: rules.Past
+    state: rules.State
+    """`measured`, `effective`, `misses`, `lasted` and `day_known` are filled in from the reading."""
+    reading: Reading | None
+    day: Day
+    calibration: Calibration
+    changed_at: float
+    """When the placement or its number of groups changed last."""
+    scales: bool = True
+    """scaling.mode is Auto and changes are allowed."""
+    nodes: tuple[str, ...] = ()
+    """That the groups in force stand on."""
+    neighbours: float | None = None
+    """By how much other deployments on the same pool became slower, as a logarithm."""
+    reviewed: Reviewed | None = None
+    running_twice: float = RUNNING_TWICE_SECONDS
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What comes of a look."""
+
+    sized: Sized
+    verdict: Verdict
+    calibration: Calibration
+    day: Day
+    diagnosis: Diagnosis = field(default_factory=lambda: Diagnosis("None"))
+    scaled: str = ""
+    """Why the number of groups is another; empty where it is not."""
+    weighed: Weighed | None = None
+    """Where the models were asked at this look."""
+    reviewed: Reviewed | None = None
+
+
+def steer(situation: Situation, memory: Memory) -> Steering:
+    """Learn, diagnose, scale, decide."""
+    reading = situation.reading
+    current = Sized(situation.groups_for_traffic, situation.in_force.groups)
+    if reading is None:
+        verdict = rules.gate(
+            situation.now, situation.policy, situation.past, replace(situation.state, measured=False)
+        ) or Hold("NoMetrics")
+        return Steering(current, verdict, situation.calibration, situation.day, reviewed=situation.reviewed)
+    return _Look(situation, reading, memory).steering(current)
+
+
+class _Look:
+    """One look with fresh measurements."""
+
+    def __init__(self, situation: Situation, reading: Reading, memory: Memory) -> None:
+        self.situation, self.reading, self.memory = situation, reading, memory
+        self.layout = Layout.of(situation.in_force)
+        self.asked = situation.asked
+        slow = reading.slow
+        traffic = self.asked.traffic
+        self.slow_load, self.fast_load = _load(self.asked, slow), _load(self.asked, reading.fast)
+        measured = measured_traffic(traffic, max(self.slow_load, 1e-6), slow.input_tokens, slow.output_tokens)
+        self.measured = replace(self.asked, traffic=measured)
+        self.day = situation.day.seen(situation.now, self.slow_load, slow.seconds)
+        self.uncalibrated = Estimates(self.asked, situation.supplies, memory)
+        self.calibration, self.levels = self._learn()
+        self.evaluation = Estimates(self.measured, situation.supplies, memory, lambda each: self.believe(each).factor())
+
+    def steering(self, current: Sized) -> Steering:
+        why = self._diagnose()
+        scaling = self._scale(current, why)
+        day = self.day
+        if scaling.sized.groups > current.groups:
+            day = replace(day, grown_at=self.situation.now)
+        verdict, weighed, reviewed = self._decide(why)
+        return Steering(
+            scaling.sized, verdict, self.calibration, day, why, scaling.reason, weighed=weighed, reviewed=reviewed
+        )
+
+    # --- learning -----------------------------------------------------------------------------------------------------
+    def place(self, layout: Layout) -> Place:
+        split = f"{layout.variant} tp{layout.tensor_parallel} pp{layout.pipeline_parallel}"
+        return Place(layout.pool, self.situation.supplies[layout.pool].gpu.name, split)
+
+    def believe(self, layout: Layout) -> Belief:
+        return self.calibration.belief(self.place(layout), self.situation.now)
+
+    def _learn(self) -> tuple[Calibration, dict[str, float]]:
+        """The level of each group, and what is remembered after this hour."""
+        situation, reading = self.situation, self.reading
+        fit = self.uncalibrated.fit(self.layout)
+        if not fit.kv_tokens_mid or not reading.steps:
+            return situation.calibration, {}
+        traffic = self.asked.traffic
+        usual = self.uncalibrated.capacity(self.layout, "screen").latency.in_flight
+        if not usual < math.inf:
+            return situation.calibration, {}
+        at = OperatingPoint.of(usual, traffic.input_tokens.mean, traffic.output_tokens.mean)
+        prompt = reading.slow.input_tokens or traffic.input_tokens.mean
+        predict = prediction(self.uncalibrated.engine(self.layout), prompt * (1 - traffic.cached_input_fraction))
+        found = {name: level(moments, predict, at) for name, moments in reading.steps.items()}
+        levels = {name: each for name, each in found.items() if each is not None}
+        if not levels or situation.state.changing or situation.state.moving or reading.slow.seconds < DAY / 48:
+            return situation.calibration, levels
+        learned = situation.calibration.learned(self.place(self.layout), median_low(levels.values()), situation.now)
+        return learned, levels
+
+    def _diagnose(self) -> Diagnosis:
+        """Of the placement in force, against what its groups were planned for."""
+        known = self.situation.calibration.of(self.place(self.layout))
+        settled = known.settled if known is not None else 0.0
+        carried = self._carried(self.asked)
+        requests = math.log(max(self.slow_load, 1e-9) / carried) if carried > 0 else 0.0
+        now = self._carried(self.measured)
+        work = math.log(carried / now) if now > 0 and carried > 0 else 0.0
+        return diagnose(self.levels, self.layout.pool, settled, requests, work, self.situation.neighbours)
+
+    def _carried(self, asked: Question) -> float:
+        """Load that the groups in force carry with the lengths of `asked`, as they were planned."""
+        evaluation = Estimates(asked, self.situation.supplies, self.memory, lambda each: self.believe(each).factor())
+        groups = self.situation.in_force.groups
+        return groups / uneven(groups) * HEADROOM * evaluation.capacity(self.layout, "screen").load
+
+    # --- scaling ------------------------------------------------------------------------------------------------------
+    def _scale(self, current: Sized, why: Diagnosis) -> Scaling:
+        situation = self.situation
+        if not situation.scales or situation.state.moving or situation.policy.fixed:
+            return Scaling(current)
+        supply = situation.supplies[self.layout.pool]
+        fast = self.reading.fast
+        capacity = self.evaluation.capacity(self.layout, "simulate").load
+        most = most_groups(self.measured, supply, self.layout)
+        if capacity <= 0:  # not even one request at a time is fast enough: more groups change nothing
+            return Scaling(current)
+
+        def groups_at(load: float) -> Sized:
+            for_traffic = groups_for_load(load, capacity)
+            found = size(_loaded(self.measured, load), supply, self.layout, self.evaluation, "simulate")
+            groups = found.groups if found.groups and not found.rejected else min(for_traffic, most)
+            return Sized(min(for_traffic, most), max(1, min(groups, most)))
+
+        settled = 0.0 if situation.state.changing else situation.now - situation.changed_at
+        peak = self.day.peak(situation.now)
+        if situation.now - self.day.grown_at < DAY:
+            peak = None  # what made the groups grow is not over before a day without it
+        demand = Demand(self.slow_load, self.fast_load, peak, fast.misses / rules.ALLOWED_MISSES, fast.effective)
+        return scale(
+            current,
+            demand,
+            groups_at,
+            busy=1.0 if self.asked.traffic.closed else self.asked.traffic.peak_to_mean,
+            settled_for=settled,
+            helps=why.cause != "SlowGroup",
+            most=most,
+        )
+
+    # --- moving -------------------------------------------------------------------------------------------------------
+    def _decide(self, why: Diagnosis) -> tuple[Verdict, Weighed | None, Reviewed | None]:
+        situation, slow = self.situation, self.reading.slow
+        peak = self.day.peak(situation.now)
+        state = replace(
+            situation.state,
+            measured=True,
+            effective=slow.effective,
+            misses=slow.misses,
+            lasted=slow.seconds,
+            day_known=peak is not None,
+        )
+        hold = rules.gate(situation.now, situation.policy, situation.past, state)
+        if hold is not None:
+            return hold, None, situation.reviewed
+        before = situation.reviewed
+        pause = BREACH_REVIEW_SECONDS if state.breached else REVIEW_SECONDS
+        if before is not None and situation.now - before.at < pause and not isinstance(before.verdict, Move):
+            return before.verdict, None, before
+        load = max(self.slow_load, self.day.highest(), 1e-6)
+        asked = _loaded(self.measured, load)
+        found = weigh(
+            asked, situation.supplies, situation.in_force, situation.nodes, self.believe, self.memory,
+            situation.running_twice,
+        )  # fmt: skip
+        chosen = rules.best(situation.now, situation.policy, situation.past, state, found, situation.in_force, why)
+        verdict: Verdict
+        if isinstance(chosen, Hold):
+            verdict = chosen
+        else:
+            move = self._move(asked, found, *chosen, why)
+            verdict = move if situation.policy.mode == "Auto" else Advise(move)
+        return verdict, found, Reviewed(situation.now, verdict)
+
+    def _move(self, asked: Question, found: Weighed, option: Option, cause: str, why: Diagnosis) -> Move:
+        situation, candidate = self.situation, option.candidate
+        assert candidate.capacity is not None
+        reason = _words(option, cause, found, why)
+        decision = recorded(
+            asked, situation.supplies, found.evaluation, found.answer, candidate, candidate.groups, reason
+        )
+        assert decision.allocation is not None
+        pay_back = option.pay_back
+        wait = situation.policy.cooldown
+        if cause == "Cost" and pay_back is not None:
+            wait = max(wait, 3 * pay_back)
+        return Move(
+            id=move_id(situation.uid, situation.in_force, decision.allocation, situation.past.last),
+            start=situation.in_force,
+            to=decision.allocation,
+            cause="Cost" if cause == "Cost" else "Objectives",
+            reason=reason,
+            decision=decision,
+            needed=candidate.needed,
+            capacity_from=self.evaluation.capacity(self.layout, "simulate").load,
+            capacity_to=candidate.capacity.load,
+            cooldown=wait,
+            saving=option.saving,
+            saving_at_worst=option.saving_at_worst,
+            price=option.price,
+            pay_back=pay_back,
+        )
+
+
+def _loaded(asked: Question, load: float) -> Question:
+    return replace(asked, traffic=with_load(asked.traffic, load))
+
+
+def _load(asked: Question, span: Span) -> float:
+    """In the unit of the question: requests per second, for closed traffic clients."""
+    return span.in_flight if asked.traffic.closed else span.requests_per_second
+
+
+def _words(option: Option, cause: str, found: Weighed, why: Diagnosis) -> str:
+    candidate = option.candidate
+    there = f"{candidate.layout} x {candidate.groups}"
+    if cause == "Objectives":
+        cost = f" at {candidate.cost.added_per_hour:.2f} per hour" if candidate.cost else ""
+        return f"{why.message}; {there} meets the objectives{cost}"
+    saving, at_worst, hours = option.saving or 0.0, option.saving_at_worst or 0.0, (option.pay_back or 0.0) / 3600
+    of = found.stay_per_hour or 0.0
+    return f"{there} saves {saving:.2f} of {of:.2f} per hour ({at_worst:.2f} at worst), pays back within {hours:.1f} h"
