@@ -21,7 +21,9 @@ FEWEST_FAST: Final = 46.0
 """Independent requests that tell 20 % misses from the allowed 5 % (alpha 0.01, power 0.9)."""
 SETTLE_SECONDS: Final = 600.0
 """After a change the fast window is not yet that of the new number."""
-DAY: Final = 86400.0
+STEP_DOWN_SECONDS: Final = 3600.0
+"""Between two steps down."""
+_WAVERS: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,32 +58,45 @@ class Scaling:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What groups are counted by; the first is cheap to ask, the second is not."""
+
+    for_traffic: Callable[[float], int]
+    """Groups that carry a load."""
+    wanted: Callable[[int], int]
+    """Groups that there should be where so many carry the traffic."""
+    most: int
+
+
 def scale(
     current: Sized,
     demand: Demand,
-    groups_at: Callable[[float], Sized],
+    bounds: Bounds,
     *,
     busy: float,
     settled_for: float,
     helps: bool,
-    most: int,
 ) -> Scaling:
     """`busy`: what a busy minute has against the mean (peakToMean), which every plan allows for. `settled_for`: seconds
     since the number changed and all groups served. `helps`: whether more groups can cure what is wrong."""
     load = max(demand.slow, demand.fast / busy)
-    now = groups_at(load)
-    if now.groups > current.groups:
-        words = f"{load:.2f} per second take {now.groups} groups"
-        return Scaling(now, words)
+    needed = min(bounds.for_traffic(load), bounds.most)
+    if needed < current.for_traffic:  # a load that wavers around a number of groups does not make it waver
+        needed = min(bounds.for_traffic(load * (1 + _WAVERS)), bounds.most, current.for_traffic)
+    if needed > current.for_traffic or needed > current.groups:
+        groups = min(bounds.wanted(needed), bounds.most)
+        if groups > current.groups:
+            return Scaling(Sized(needed, groups), f"{load:.2f} per second take {needed} groups")
     breaking = demand.burn >= FAST_BURN and demand.effective >= FEWEST_FAST
-    if breaking and helps and settled_for >= SETTLE_SECONDS and current.groups < most:
+    if breaking and helps and settled_for >= SETTLE_SECONDS and current.groups < bounds.most:
         words = f"an objective is missed {demand.burn:.1f} times as often as it allows"
-        return Scaling(Sized(now.for_traffic, current.groups + 1), words)
-    kept = Sized(now.for_traffic, current.groups)
-    if demand.peak is None or settled_for < DAY / 24 or breaking:
-        return Scaling(kept)
-    least = groups_at(max(demand.peak, load)).groups
-    if least >= current.groups:
-        return Scaling(kept)
+        return Scaling(Sized(needed, current.groups + 1), words)
+    kept = Scaling(Sized(needed, current.groups))
+    if demand.peak is None or settled_for < STEP_DOWN_SECONDS or breaking:
+        return kept
+    at_peak = bounds.for_traffic(max(demand.peak, load))
+    if at_peak >= current.groups or bounds.wanted(at_peak) >= current.groups:
+        return kept
     words = f"{current.groups - 1} groups carry the day's peak of {demand.peak:.2f} per second"
-    return Scaling(Sized(now.for_traffic, current.groups - 1), words)
+    return Scaling(Sized(needed, current.groups - 1), words)

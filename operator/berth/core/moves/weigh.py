@@ -53,6 +53,7 @@ class Option:
 class Weighed:
     """Staying against the best of the others, cheapest first."""
 
+    asked: Question
     stay: Candidate
     """Rejected, or waiting for capacity, where the placement in force cannot carry the traffic."""
     stay_per_hour: float | None
@@ -97,21 +98,24 @@ def weigh(
         supply = supplies[candidate.layout.pool]
         if candidate.method != "simulate":
             candidate = size(asked, supply, candidate.layout, expected, "simulate")
-        worse = size(asked, supply, candidate.layout, at_worst, "simulate")
-        added, added_at_worst = _added(candidate), _added(worse)
+        added = _added(candidate)
+        saving = _minus(stay_per_hour, added)
+        # Where nothing is saved as expected, nobody asks what it would be at worst.
+        hopeless = saving is not None and saving <= 0
+        worse = candidate if hopeless else size(asked, supply, candidate.layout, at_worst, "simulate")
         options.append(
             Option(
                 candidate,
                 worse,
-                saving=_minus(stay_per_hour, added),
-                saving_at_worst=_minus(stay_at_best, added_at_worst),
+                saving=saving,
+                saving_at_worst=saving if hopeless else _minus(stay_at_best, _added(worse)),
                 price=None if added is None else added * running_twice / _HOUR,
             )
         )
     options.sort(key=lambda option: (_cost(option.candidate), option.candidate.layout.gpus))
     price = supplies[here.pool].price
     in_force_per_hour = None if price is None else price * in_force.groups * in_force.gpus
-    return Weighed(stay, stay_per_hour, in_force_per_hour, tuple(options), answer, expected)
+    return Weighed(asked, stay, stay_per_hour, in_force_per_hour, tuple(options), answer, expected)
 
 
 def _at(believe: Believe, deviations: float) -> Callable[[Layout], float]:

@@ -139,13 +139,10 @@ def size(
     demand = group_demand(question.deployment, layout.allocation(1), supply.pool)
     predict = _Prediction(question, supply, demand, needed)
     if groups is None:
-        fewest = max(needed, question.fewest)
-        bound = min(_bounds(question, supply, demand), key=lambda bound: bound.groups)
+        fewest, bound = max(needed, question.fewest), _tightest(question, supply, demand)
         if fewest > bound.groups:
             return replace(out, rejected=_too_many(fewest, demand, bound))
-        groups = _groups_for_availability(question.availability, predict, fewest, bound.groups)
-        if question.prefer == "Throughput" and _bounded_by_user(question):
-            groups = max(groups, min(bound.groups, supply.room_now(demand)))
+        groups = _wanted(predict, fewest, bound.groups)
     return _complete(out, predict, evaluation, groups)
 
 
@@ -211,10 +208,33 @@ class _Bound:
     stage: Stage = Stage.LIMIT
 
 
+def groups_wanted(question: Question, supply: Supply, layout: Layout, for_traffic: int) -> int:
+    """Groups that there should be where `for_traffic` carry the traffic; as many as are allowed, if those are fewer."""
+    demand = group_demand(question.deployment, layout.allocation(1), supply.pool)
+    most = _tightest(question, supply, demand).groups
+    needed = max(for_traffic, question.spec.replica_groups.min_available)
+    fewest = max(needed, question.fewest)
+    if fewest >= most:
+        return max(most, 1)
+    return _wanted(_Prediction(question, supply, demand, needed), fewest, most)
+
+
 def most_groups(question: Question, supply: Supply, layout: Layout) -> int:
     """Groups that limits, scaling.max and the pool's nodes allow."""
-    demand = group_demand(question.deployment, layout.allocation(1), supply.pool)
-    return min(bound.groups for bound in _bounds(question, supply, demand))
+    return _tightest(question, supply, group_demand(question.deployment, layout.allocation(1), supply.pool)).groups
+
+
+def _tightest(question: Question, supply: Supply, demand: Demand) -> _Bound:
+    return min(_bounds(question, supply, demand), key=lambda bound: bound.groups)
+
+
+def _wanted(predict: _Prediction, fewest: int, most: int) -> int:
+    """For the availability target; where throughput is preferred and the user set a bound, up to that bound."""
+    question, supply, demand = predict.question, predict.supply, predict.demand
+    groups = _groups_for_availability(question.availability, predict, fewest, most)
+    if question.prefer == "Throughput" and _bounded_by_user(question):
+        groups = max(groups, min(most, supply.room_now(demand)))
+    return groups
 
 
 def _bounds(question: Question, supply: Supply, demand: Demand) -> Iterator[_Bound]:

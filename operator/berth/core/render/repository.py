@@ -56,7 +56,7 @@ def model_configuration(
     model = resolve_model(deployment)
     content: dict[str, Any] = {"limits": _limits(deployment, model)}
     if backend == "simulated":
-        return content | {"engine": "simulated", "simulated": _simulated(model, variant, allocation, gpu)}
+        return content | {"engine": "simulated", "simulated": simulated_options(model, variant, allocation, gpu)}
     content |= {"engine": "tensorrt_llm", "llm": _llm(backend, variant, allocation, members)}
     if members > 1 and deployment.spec.engine.multi_node.launcher == "Ray":
         content["llm"]["orchestrator_type"] = "ray"
@@ -106,7 +106,8 @@ def _weights(backend: Backend, variant: Variant) -> dict[str, str]:
     return {"model": hub.repository, **({"revision": hub.revision} if hub.revision else {})}
 
 
-def _simulated(model: ModelSpec, variant: Variant, allocation: Allocation, gpu: str) -> dict[str, Any]:
+def simulated_options(model: ModelSpec, variant: Variant, allocation: Allocation, gpu: str) -> dict[str, Any]:
+    """The copy as the simulated engine is told of it."""
     weights = precision(variant.precision)
     # Embeddings and the output head stay in 16 bit under every precision.
     weight_bytes = model.body_parameters * weights.weight_bytes + model.embedding_parameters * 2

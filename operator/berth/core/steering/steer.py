@@ -11,9 +11,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from statistics import median_low
-from typing import Final
+from typing import Any, Final
 
 from berth.api.placement import Allocation
+from berth.core import capacity
 from berth.core.calibration.diagnose import Diagnosis, diagnose
 from berth.core.calibration.learn import Calibration
 from berth.core.calibration.residuals import OperatingPoint, level, prediction
@@ -25,25 +26,32 @@ from berth.core.placement.decide import recorded
 from berth.core.placement.evaluate import Estimates, Memory
 from berth.core.placement.layouts import Layout
 from berth.core.placement.question import Question, measured_traffic, with_load
-from berth.core.placement.size import HEADROOM, groups_for_load, most_groups, size, uneven
+from berth.core.placement.size import HEADROOM, groups_for_load, groups_wanted, most_groups, uneven
 from berth.core.placement.supply import Supply
-from berth.core.scaling import Demand, Scaling, Sized, scale
+from berth.core.scaling import FAST_BURN, Bounds, Demand, Scaling, Sized, scale
 from berth.core.steering.day import DAY, Day
 from berth.core.steering.reading import Reading, Span
 
 REVIEW_SECONDS: Final = 900.0
 """Time between two weighings of a deployment that is well: prices and capacity change slowly, models take a while."""
 BREACH_REVIEW_SECONDS: Final = 300.0
+_LOAD_GRID: Final = 0.05
+_BELIEF_GRID: Final = 0.02
+_NODES_COUNTED: Final = 4
 RUNNING_TWICE_SECONDS: Final = 1200.0
 """Start, warm-up and verdict of a move, where nothing better is known."""
 
 
 @dataclass(frozen=True)
 class Reviewed:
-    """The last weighing."""
+    """The last close look, kept between looks by whoever takes them; losing it costs time only."""
 
     at: float
     verdict: Verdict
+    diagnosis: Diagnosis
+    weighed: Weighed | None = None
+    weighed_for: tuple[Any, ...] = ()
+    """What the weighing depends on."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +126,22 @@ class _Look:
         measured = measured_traffic(traffic, max(self.slow_load, 1e-6), slow.input_tokens, slow.output_tokens)
         self.measured = replace(self.asked, traffic=measured)
         self.day = situation.day.seen(situation.now, self.slow_load, slow.seconds)
+        self.state = replace(
+            situation.state,
+            measured=True,
+            effective=slow.effective,
+            misses=slow.misses,
+            lasted=slow.seconds,
+            day_known=self.day.peak(situation.now) is not None,
+        )
         self.uncalibrated = Estimates(self.asked, situation.supplies, memory)
-        self.calibration, self.levels = self._learn()
+        self.due = self._due()
+        self.calibration, self.levels = self._learn() if self.due else (situation.calibration, {})
         self.evaluation = Estimates(self.measured, situation.supplies, memory, lambda each: self.believe(each).factor())
 
     def steering(self, current: Sized) -> Steering:
-        why = self._diagnose()
+        before = self.situation.reviewed
+        why = self._diagnose() if self.due or before is None else before.diagnosis
         scaling = self._scale(current, why)
         day = self.day
         if scaling.sized.groups > current.groups:
@@ -132,6 +150,14 @@ class _Look:
         return Steering(
             scaling.sized, verdict, self.calibration, day, why, scaling.reason, weighed=weighed, reviewed=reviewed
         )
+
+    def _due(self) -> bool:
+        """Whether it is time for a close look; what breaks fast is looked at each time."""
+        before, fast = self.situation.reviewed, self.reading.fast
+        if before is None or isinstance(before.verdict, Move) or fast.misses >= FAST_BURN * rules.ALLOWED_MISSES:
+            return True
+        pause = BREACH_REVIEW_SECONDS if self.state.breached else REVIEW_SECONDS
+        return self.situation.now - before.at >= pause
 
     # --- learning -----------------------------------------------------------------------------------------------------
     def place(self, layout: Layout) -> Place:
@@ -182,74 +208,85 @@ class _Look:
         situation = self.situation
         if not situation.scales or situation.state.moving or situation.policy.fixed:
             return Scaling(current)
-        supply = situation.supplies[self.layout.pool]
-        fast = self.reading.fast
-        capacity = self.evaluation.capacity(self.layout, "simulate").load
-        most = most_groups(self.measured, supply, self.layout)
-        if capacity <= 0:  # not even one request at a time is fast enough: more groups change nothing
+        each = self.evaluation.capacity(self.layout, "simulate").load
+        if each <= 0:  # not even one request at a time is fast enough: more groups change nothing
             return Scaling(current)
-
-        def groups_at(load: float) -> Sized:
-            for_traffic = groups_for_load(load, capacity)
-            found = size(_loaded(self.measured, load), supply, self.layout, self.evaluation, "simulate")
-            groups = found.groups if found.groups and not found.rejected else min(for_traffic, most)
-            return Sized(min(for_traffic, most), max(1, min(groups, most)))
-
-        settled = 0.0 if situation.state.changing else situation.now - situation.changed_at
-        peak = self.day.peak(situation.now)
+        supply, fast = situation.supplies[self.layout.pool], self.reading.fast
+        bounds = Bounds(
+            for_traffic=lambda load: groups_for_load(load, each),
+            wanted=lambda groups: groups_wanted(self.measured, supply, self.layout, groups),
+            most=most_groups(self.measured, supply, self.layout),
+        )
+        peak = self.day.peak(situation.now) if self.due else None
         if situation.now - self.day.grown_at < DAY:
             peak = None  # what made the groups grow is not over before a day without it
-        demand = Demand(self.slow_load, self.fast_load, peak, fast.misses / rules.ALLOWED_MISSES, fast.effective)
         return scale(
             current,
-            demand,
-            groups_at,
+            Demand(self.slow_load, self.fast_load, peak, fast.misses / rules.ALLOWED_MISSES, fast.effective),
+            bounds,
             busy=1.0 if self.asked.traffic.closed else self.asked.traffic.peak_to_mean,
-            settled_for=settled,
+            settled_for=0.0 if situation.state.changing else situation.now - situation.changed_at,
             helps=why.cause != "SlowGroup",
-            most=most,
         )
 
     # --- moving -------------------------------------------------------------------------------------------------------
     def _decide(self, why: Diagnosis) -> tuple[Verdict, Weighed | None, Reviewed | None]:
-        situation, slow = self.situation, self.reading.slow
-        peak = self.day.peak(situation.now)
-        state = replace(
-            situation.state,
-            measured=True,
-            effective=slow.effective,
-            misses=slow.misses,
-            lasted=slow.seconds,
-            day_known=peak is not None,
-        )
-        hold = rules.gate(situation.now, situation.policy, situation.past, state)
+        situation, before = self.situation, self.situation.reviewed
+        hold = rules.gate(situation.now, situation.policy, situation.past, self.state)
+        if not self.due and before is not None:
+            return hold or before.verdict, None, before
         if hold is not None:
-            return hold, None, situation.reviewed
-        before = situation.reviewed
-        pause = BREACH_REVIEW_SECONDS if state.breached else REVIEW_SECONDS
-        if before is not None and situation.now - before.at < pause and not isinstance(before.verdict, Move):
-            return before.verdict, None, before
-        load = max(self.slow_load, self.day.highest(), 1e-6)
-        asked = _loaded(self.measured, load)
-        found = weigh(
-            asked, situation.supplies, situation.in_force, situation.nodes, self.believe, self.memory,
-            situation.running_twice,
-        )  # fmt: skip
-        chosen = rules.best(situation.now, situation.policy, situation.past, state, found, situation.in_force, why)
+            known = Reviewed(situation.now, hold, why)
+            return (
+                hold,
+                None,
+                known if before is None else replace(before, at=situation.now, verdict=hold, diagnosis=why),
+            )
+        found, weighed_for = self._weigh()
+        chosen = rules.best(situation.now, situation.policy, situation.past, self.state, found, situation.in_force, why)
         verdict: Verdict
         if isinstance(chosen, Hold):
             verdict = chosen
         else:
-            move = self._move(asked, found, *chosen, why)
+            move = self._move(found, *chosen, why)
             verdict = move if situation.policy.mode == "Auto" else Advise(move)
-        return verdict, found, Reviewed(situation.now, verdict)
+        return verdict, found, Reviewed(situation.now, verdict, why, found, weighed_for)
 
-    def _move(self, asked: Question, found: Weighed, option: Option, cause: str, why: Diagnosis) -> Move:
+    def _weigh(self) -> tuple[Weighed, tuple[Any, ...]]:
+        """Anew only if something is another than the last time: traffic, prices, room, or what is believed."""
+        situation = self.situation
+        highest = max(self.slow_load, self.day.highest(), 1e-6)
+        load = math.exp(math.ceil(math.log(highest) / _LOAD_GRID) * _LOAD_GRID)
+        asked = _loaded(self.measured, load)
+        pools = tuple((name, *_standing(supply), self._seen(name)) for name, supply in situation.supplies.items())
+        depends_on = (asked.traffic, situation.in_force, situation.nodes, situation.running_twice, pools)
+        before = situation.reviewed
+        if before is not None and before.weighed is not None and before.weighed_for == depends_on:
+            return before.weighed, depends_on
+        found = weigh(
+            asked,
+            situation.supplies,
+            situation.in_force,
+            situation.nodes,
+            self.believe,
+            self.memory,
+            situation.running_twice,
+        )
+        return found, depends_on
+
+    def _seen(self, pool: str) -> tuple[int, ...]:
+        """What is believed of the pool, to a few per cent."""
+        gpu = self.situation.supplies[pool].gpu.name
+        belief = self.calibration.belief(Place(pool, gpu, ""), self.situation.now)
+        mine = self.believe(self.layout) if pool == self.layout.pool else belief
+        return tuple(round(each / _BELIEF_GRID) for each in (belief.mean, belief.spread, mine.mean))
+
+    def _move(self, found: Weighed, option: Option, cause: str, why: Diagnosis) -> Move:
         situation, candidate = self.situation, option.candidate
         assert candidate.capacity is not None
         reason = _words(option, cause, found, why)
         decision = recorded(
-            asked, situation.supplies, found.evaluation, found.answer, candidate, candidate.groups, reason
+            found.asked, situation.supplies, found.evaluation, found.answer, candidate, candidate.groups, reason
         )
         assert decision.allocation is not None
         pay_back = option.pay_back
@@ -272,6 +309,12 @@ class _Look:
             price=option.price,
             pay_back=pay_back,
         )
+
+
+def _standing(supply: Supply) -> tuple[Any, ...]:
+    """What of a pool decides about moves: price, and room up to a few nodes."""
+    free = capacity.free_per_node(supply.nodes or (), supply.used)
+    return supply.price, supply.why_not, tuple((gpus, min(count, _NODES_COUNTED)) for gpus, count in free.items())
 
 
 def _loaded(asked: Question, load: float) -> Question:
