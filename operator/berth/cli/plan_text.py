@@ -130,10 +130,9 @@ def _why(planned: Planned, shown: Sequence[Candidate]) -> Iterator[str]:
         number = next(place for place, candidate in enumerate(shown, 1) if candidate is answer.chosen)
         yield f"why {number}: {answer.words}"
     if in_force is not None and not in_force.available and in_force.availability is not None:
-        yield (
-            f"availability {in_force.availability.value:.5f} misses {planned.question.spec.objectives.availability}: "
-            f"limited by {in_force.availability.limited_by}"
-        )
+        target = planned.question.spec.objectives.availability
+        reached, why = record.show_availability(in_force), in_force.availability.limited_by
+        yield f"availability {reached} misses {target}: limited by {why}"
 
 
 def _remarks(planned: Planned, shown: Sequence[Candidate]) -> Iterator[str]:
@@ -142,7 +141,7 @@ def _remarks(planned: Planned, shown: Sequence[Candidate]) -> Iterator[str]:
         yield "* not validated on hardware: few or no published measurements of this precision or of pipeline stages"
     endless = [s.name for s in planned.supplies.values() if s.nodes is None and s.pool.spec.provisioning == "Static"]
     if endless:
-        yield f"{', '.join(sorted(endless))}: number of nodes unknown (no status.nodes), taken as enough"
+        yield f"{', '.join(sorted(endless))}: number of nodes unknown (no status.nodes), taken as enough, in one zone"
     if planned.question.prefer == "Cost" and all(supply.price is None for supply in planned.supplies.values()):
         yield "no pool has a pricePerGPUHour: compared by number of GPUs"
 

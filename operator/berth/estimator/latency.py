@@ -83,9 +83,9 @@ class Capacity:
     """The largest load of one group that meets the objectives."""
 
     load: float
-    """Requests per second, for closed traffic clients; 0 if even one request alone misses an objective."""
+    """Requests per second, for closed traffic clients; 0 if hardly any load misses an objective already."""
     requests_per_second: float
     """Throughput at that load."""
     limited_by: Bound
     latency: Latency
-    """At that load; of a request alone where load is 0."""
+    """At that load; where it is 0, at the smallest load that was tried."""

@@ -42,6 +42,7 @@ _BATCHES = 64
 _LOADS = 16
 _PRECISION = 1.015  # ratio of a load that fails to one that holds at which the search ends
 _TRIALS = 10
+_FLATTEST = 0.02  # below this, latency does not depend on load as far as trials can tell
 _AIM = 0.993  # p95 / objective that a trial aims at
 _ALONE = 1e-6  # requests per second of a copy that serves one at a time
 
@@ -99,9 +100,9 @@ def _capacity(engine: EngineModel, shape: TrafficProfile, objectives: Objectives
     if shape.closed:
         patience = objectives.time_to_first_token
         largest = float(engine.max_batch_size + (math.ceil(most * patience) if patience < math.inf else 0))
-        smallest = alone = 1.0
+        smallest = 1.0
     else:
-        largest, smallest, alone = 0.97 * most, 0.01 * most, _ALONE
+        largest, smallest = 0.97 * most, 0.01 * most
     bracket = _Bracket(smallest, largest, shape.closed)
     _sweep(engine, shape, objectives, bracket)
     found = None
@@ -109,7 +110,7 @@ def _capacity(engine: EngineModel, shape: TrafficProfile, objectives: Objectives
         start = bracket.holds or smallest
         bracket = _Bracket(smallest, largest, shape.closed)
         found = _search(engine, shape, objectives, bracket, start)
-    found = found or latency(engine, shape, bracket.holds or alone, method)
+    found = found or latency(engine, shape, bracket.holds or smallest, method)
     return Capacity(bracket.holds, found.requests_per_second if bracket.holds else 0.0, bracket.limited_by, found)
 
 
@@ -125,6 +126,9 @@ class _Bracket:
     slack: float = 0.0
     excess: float = math.inf
     limited_by: Bound = "throughput"
+    steepness: float = 0.0
+    """By how much p95 rises with load between the last two trials, both in logarithms; 0 before there are two."""
+    last: tuple[float, float] = (0.0, 0.0)
 
     def record(self, load: float, excess: float, bound: Bound) -> bool:
         """Whether `load` holds."""
@@ -132,6 +136,10 @@ class _Bracket:
             self.holds, self.slack = load, excess
         else:
             self.fails, self.excess = load, excess
+        before, self.last = self.last, (load, excess)
+        if 0 < before[0] != load and min(before[1], excess) > 0 and max(before[1], excess) < math.inf:
+            rise = math.log(excess / before[1]) / math.log(load / before[0])
+            self.steepness = max(rise, _FLATTEST)
         self.limited_by = "throughput" if self.holds >= self.largest else bound
         return excess <= 1
 
@@ -142,7 +150,8 @@ class _Bracket:
             return True
         if self.whole:
             return self.fails - self.holds <= 1
-        return self.fails <= self.holds * _PRECISION or (self.holds > 0 and self.slack > 1 / _PRECISION)
+        near = self.holds > 0 and self.slack > _PRECISION ** -(self.steepness or 1.0)
+        return near or self.fails <= self.holds * _PRECISION
 
     def next(self) -> float:
         """The load at which p95 is expected just below its objective, inside what is not known yet."""
@@ -151,11 +160,18 @@ class _Bracket:
             rise = math.log(min(self.excess, 2.0) / max(self.slack, 0.1))
             load = self.holds * math.exp(width * min(max(math.log(_AIM / max(self.slack, 0.1)) / rise, 0.1), 0.9))
         elif self.holds:
-            load = self.holds * min(max(math.sqrt(_AIM / max(self.slack, 1e-9)), _PRECISION), 1.4)
+            load = self.holds * min(max(self._step(self.slack), _PRECISION), 4 if self.steepness else 1.4)
         else:
-            load = self.fails * max(math.sqrt(_AIM / self.excess), 0.7)
+            load = self.fails * max(self._step(self.excess), 0.25 if self.steepness else 0.7)
         load = min(max(load, self.smallest), self.largest)
         return min(max(float(round(load)), self.holds + 1), max(self.fails - 1, 1)) if self.whole else load
+
+    def _step(self, excess: float) -> float:
+        """Factor on the load that brings `excess` to what is aimed at: where latency hardly depends on load, a large
+        one.
+        """
+        logarithm = math.log(_AIM / min(max(excess, 1e-9), 1e9)) / (self.steepness or 2.0)
+        return math.exp(min(max(logarithm, -10.0), 10.0))
 
 
 def _sweep(engine: EngineModel, shape: TrafficProfile, objectives: Objectives, bracket: _Bracket) -> None:
@@ -176,7 +192,9 @@ def _search(
 ) -> Latency | None:
     """By simulation, starting from `load`; the latency at the largest load that holds."""
     best = None
-    for _ in range(_TRIALS):
+    for trial in range(_TRIALS):
+        if trial == _TRIALS - 1 and not bracket.holds:
+            load = bracket.smallest
         found = latency(engine, shape, load, "simulate")
         if bracket.record(load, *objectives.excess(found.ttft.p95, found.tpot.p95)):
             best = found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,15 @@ def test_an_infeasible_plan_is_an_answer_with_a_cure_and_an_exit_code(plan: Any)
     document = json.loads(plan("-o", "json", "--what-if", "objectives.timePerOutputToken.p95=2ms").stdout)
     assert document["conditions"][0]["reason"] == "SLOInfeasible"
     assert "placement" not in document
+
+
+@pytest.mark.parametrize("change", ["objectives.timePerOutputToken.p95=2ms", "objectives.timeToFirstToken.p95=25ms"])
+def test_what_is_said_to_help_helps(plan: Any, change: str) -> None:
+    traffic = "requestsPerSecond=0.1"
+    found = re.search(r"relax (\S+) to (\S+)", plan("--what-if", f"{change},{traffic}").output)
+    assert found is not None
+    cured = plan("--what-if", f"{found.group(1)}={found.group(2)},{traffic}")
+    assert cured.exit_code == 0, cured.output
 
 
 def test_a_fixed_placement_stands_next_to_what_would_be_chosen(plan: Any) -> None:

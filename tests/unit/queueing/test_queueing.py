@@ -114,6 +114,18 @@ def test_capacity_is_where_the_objective_is_just_met(method: Method) -> None:
     assert not latency(engine, CONVERSATION, 1.04 * found.load, method).meets(OBJECTIVES)
 
 
+@pytest.mark.parametrize("above_idle", [1.02, 1.06, 1.15, 1.4])
+def test_capacity_is_found_where_latency_hardly_depends_on_load(above_idle: float) -> None:
+    engine, most = h100_fp8(8), saturation(h100_fp8(8), CONVERSATION)
+    idle = latency(engine, CONVERSATION, 0.01 * most, "simulate").ttft.p95
+    wanted = Objectives(time_to_first_token=above_idle * idle)
+    found = capacity(engine, CONVERSATION, wanted)
+
+    assert found.load > 0
+    assert found.latency.meets(wanted)
+    assert not latency(engine, CONVERSATION, 1.1 * found.load, "simulate").meets(wanted)
+
+
 def test_without_objectives_throughput_is_the_limit() -> None:
     found = capacity(h100_fp8(2), CONVERSATION, Objectives(), method="screen")
 
@@ -121,7 +133,7 @@ def test_without_objectives_throughput_is_the_limit() -> None:
     assert found.load == pytest.approx(saturation(h100_fp8(2), CONVERSATION), rel=0.05)
 
 
-def test_an_objective_that_even_one_request_misses_leaves_no_capacity() -> None:
+def test_an_objective_that_hardly_any_load_misses_leaves_no_capacity() -> None:
     found = capacity(h100_fp8(1), CONVERSATION, Objectives(time_per_output_token=0.02))
 
     assert (found.load, found.requests_per_second, found.limited_by) == (0, 0, "timePerOutputToken")

@@ -107,7 +107,7 @@ def _against_half(layout: Layout, evaluation: Evaluation) -> Iterator[str]:
     if there > 0:
         yield f"Each GPU carries {here / there:.2f} times what it would at tp{half.tensor_parallel}."
     else:
-        yield f"At tp{half.tensor_parallel} not even one request at a time would meet the objectives."
+        yield f"At tp{half.tensor_parallel} hardly any load would miss the objectives."
 
 
 def _batch(candidate: Candidate, here: Factors) -> str:

@@ -42,6 +42,8 @@ _MORE_GROUPS: Final = 8
 _HARDLY: Final = 1.1
 """Unavailability against the best within which fewer groups are as good."""
 _SPARES_ON_DEMAND: Final = 2
+_RELAXED: Final = 1.1
+"""An objective that hardly any load just meets lets nothing else in; this much more lets something."""
 _ROUNDING: Final = 1e-9
 _NONE_FITS: Final = 0.1
 """Stands for no group at all where closeness to a bound is measured."""
@@ -334,7 +336,7 @@ def _memory(fit: Fit) -> Rejection:
 
 
 def _objective(question: Question, fit: Fit, found: Capacity) -> Rejection:
-    """Why not even one request at a time is served well enough."""
+    """Why not even the smallest load is served well enough."""
     traffic, wanted = question.traffic, question.objectives
     if found.limited_by == "kvRoom":
         longest = round(traffic.input_tokens.max + traffic.output_tokens.max)
@@ -346,9 +348,14 @@ def _objective(question: Question, fit: Fit, found: Capacity) -> Rejection:
     else:
         name, reached, bound = "TPOT", found.latency.tpot_p95, wanted.time_per_output_token
     field = "timeToFirstToken" if name == "TTFT" else "timePerOutputToken"
-    words = f"{name} p95 {_shown(reached)} > {_shown(bound)} with one request at a time"
-    return Rejection(Stage.OBJECTIVE, words, f"relax objectives.{field}.p95 to {_shown(reached)}", reached / bound)
+    if reached == math.inf:
+        return Rejection(Stage.OBJECTIVE, f"{name} p95 grows without bound", f"relax objectives.{field}.p95", math.inf)
+    words = f"{name} p95 {_above(reached, 3)} > {format_duration(bound)} with hardly any load"
+    cure = f"relax objectives.{field}.p95 to {_above(_RELAXED * reached, 2)}"
+    return Rejection(Stage.OBJECTIVE, words, cure, reached / bound)
 
 
-def _shown(seconds: float) -> str:
-    return format_duration(seconds) if seconds < math.inf else "unbounded"
+def _above(seconds: float, digits: int) -> str:
+    """Rounded up: what misses a bound never looks like it, and what is told to be enough is."""
+    step = 10.0 ** (math.floor(math.log10(seconds)) + 1 - digits)
+    return format_duration(math.ceil(seconds / step - 1e-9) * step)
