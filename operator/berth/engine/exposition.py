@@ -46,6 +46,9 @@ def _lines(state: dict[str, Any], serving: bool, draining: bool, now: float, wal
     yield from _single("trtllm_kv_cache_utilization", "gauge", "Share of the KV cache in use", state["kv_utilization"])
     yield from _single("berth_requests_total", "counter", "Requests accepted", state["requests"])
     yield from _single("berth_generated_tokens_total", "counter", "Tokens generated", state["tokens"])
+    clients = state["clients"]
+    yield from _single("berth_client_requests_total", "counter", "Requests but canaries", clients["requests"])
+    yield from _single("berth_client_tokens_total", "counter", "Tokens generated for them", clients["tokens"])
     yield from _header("berth_request_failures_total", "counter", "Requests that ended without an answer")
     for reason, count in state["failures"].items():
         yield f'berth_request_failures_total{{reason="{reason}"}} {count}'

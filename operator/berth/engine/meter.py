@@ -74,8 +74,8 @@ class Meter:
         self._lock = threading.Lock()
         self._objectives: dict[str, float] = {}
         self._in_flight = 0
-        self._requests = 0
-        self._tokens = 0
+        self._requests = {"all": 0, "clients": 0}
+        self._tokens = {"all": 0, "clients": 0}
         self._failures = dict.fromkeys(FAILURES, 0)
         self._last_accepted: float | None = None
         self._last_token: float | None = None
@@ -104,8 +104,9 @@ class Meter:
         now = self._clock()
         with self._lock:
             self._in_flight += 1
-            self._requests += 1
+            self._requests["all"] += 1
             if not canary:
+                self._requests["clients"] += 1
                 self._last_accepted = now
         return Ticket(canary, now)
 
@@ -120,7 +121,9 @@ class Meter:
             return
         now = self._clock()
         with self._lock:
-            self._tokens += count
+            self._tokens["all"] += count
+            if not ticket.canary:
+                self._tokens["clients"] += count
             self._last_token = now
             if ticket.first is None:
                 ticket.first = now
@@ -162,8 +165,9 @@ class Meter:
         with self._lock:
             return {
                 "in_flight": self._in_flight,
-                "requests": self._requests,
-                "tokens": self._tokens,
+                "requests": self._requests["all"],
+                "tokens": self._tokens["all"],
+                "clients": {"requests": self._requests["clients"], "tokens": self._tokens["clients"]},
                 "failures": dict(self._failures),
                 "last_accepted": self._last_accepted,
                 "last_token": self._last_token,

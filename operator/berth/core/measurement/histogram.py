@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from operator import add, sub
+from operator import sub
 from typing import Final
 
-_SAME: Final = 1e-6
+_SAME: Final = 1e-5
 """Edges closer than this, relatively, are one: exporters print six digits."""
 
 
@@ -41,7 +41,14 @@ class Attained:
         return self.requests - (self.low + self.high) / 2
 
     def __add__(self, other: Attained) -> Attained:
-        return Attained(self.requests + other.requests, self.low + other.low, self.high + other.high)
+        return Attained.total((self, other))
+
+    @classmethod
+    def total(cls, counts: Iterable[Attained]) -> Attained:
+        """All of them together."""
+        parts = [part for part in counts if part.requests]
+        requests, low, high = (sum(getattr(part, name) for part in parts) for name in ("requests", "low", "high"))
+        return cls(requests, low, high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,10 @@ class Histogram:
             return Attained(below[-1], below[above + 1], below[above + 1])
         return Attained(below[-1], below[above], below[min(above + 1, len(edges) + 1)])
 
+    def has_edge(self, value: float) -> bool:
+        """Whether `within(value)` is always exact."""
+        return any(abs(edge - value) <= _SAME * value for edge in self.edges)
+
     def since(self, earlier: Histogram) -> Histogram | None:
         """What was added after `earlier`; None if that cannot be told: it was reset, or has other edges."""
         if self.edges != earlier.edges:
@@ -96,11 +107,7 @@ class Histogram:
         return None if min(counts) < 0 or total < 0 else Histogram(self.edges, counts, total)
 
     def __add__(self, other: Histogram) -> Histogram:
-        """Both together, on the edges that both have."""
-        if self.edges == other.edges:
-            return Histogram(self.edges, tuple(map(add, self.counts, other.counts)), self.total + other.total)
-        common = tuple(sorted(set(self.edges) & set(other.edges)))
-        return self._on(common) + other._on(common)
+        return _together((self, other))
 
     def _on(self, edges: tuple[float, ...]) -> Histogram:
         """The same values on fewer edges."""
@@ -111,9 +118,17 @@ class Histogram:
 
 
 def merged(histograms: Iterable[Histogram | None]) -> Histogram | None:
-    """All of them together; None if there is none."""
-    out: Histogram | None = None
-    for each in histograms:
-        if each is not None:
-            out = each if out is None else out + each
-    return out
+    """All of them together, on the edges that all have; None if there is none."""
+    parts = [each for each in histograms if each is not None]
+    return _together(parts) if parts else None
+
+
+def _together(parts: Sequence[Histogram]) -> Histogram:
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if any(part.edges != first.edges for part in parts):
+        common = tuple(sorted(set(first.edges).intersection(*(part.edges for part in parts))))
+        parts = [part._on(common) for part in parts]
+    counts = tuple(map(sum, zip(*(part.counts for part in parts), strict=True)))
+    return Histogram(parts[0].edges, counts, sum(part.total for part in parts))

@@ -23,6 +23,8 @@ class GroupMeasured:
     """Unix seconds of the newest sample; None before the first."""
     serving: bool
     """It gets requests now. What others contribute happened before."""
+    serving_since: float = 0.0
+    """Unix seconds at which it was first seen to serve; nobody expects a sample at once."""
     running: float | None = None
     """Requests the engine works on, at the newest sample."""
     waiting: float | None = None
@@ -51,17 +53,20 @@ class Measured:
 
     @property
     def missing(self) -> tuple[GroupMeasured, ...]:
-        """Serving groups that nothing fresh is known of."""
+        """Serving groups that nothing fresh is known of although there was time."""
         return tuple(
             group
             for group in self.groups
-            if group.serving and (group.read_at is None or self.at - group.read_at > self.stale_after)
+            if group.serving and self.at - max(group.read_at or 0.0, group.serving_since) > self.stale_after
         )
 
     @property
     def fresh(self) -> bool:
         """Whether something serves and everything that serves was heard of lately. Otherwise: hold."""
-        return any(group.serving for group in self.groups) and not self.missing
+        heard = any(
+            g.serving and g.read_at is not None and self.at - g.read_at <= self.stale_after for g in self.groups
+        )
+        return heard and not self.missing
 
     @property
     def in_flight(self) -> float | None:

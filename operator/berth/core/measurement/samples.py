@@ -6,7 +6,7 @@ between two samples of one life in which nothing went backwards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
@@ -80,11 +80,17 @@ class StepMoments:
         return (decodes / count, context / count, prefill / count, seconds / count) if count else None
 
     def __add__(self, other: StepMoments) -> StepMoments:
-        if not self.observations or not other.observations:
-            return self if self.observations else other
-        pairs = zip(self.products, other.products, strict=True)
-        products = tuple(tuple(a + b for a, b in zip(mine, its, strict=True)) for mine, its in pairs)
-        return StepMoments(self.observations + other.observations, products)
+        return StepMoments.total((self, other))
+
+    @classmethod
+    def total(cls, moments: Iterable[StepMoments]) -> StepMoments:
+        """All of them together."""
+        parts = [part for part in moments if part.observations]
+        if len(parts) < 2:
+            return parts[0] if parts else cls()
+        rows = zip(*(part.products for part in parts), strict=True)
+        products = tuple(tuple(map(sum, zip(*row, strict=True))) for row in rows)
+        return cls(sum(part.observations for part in parts), products)
 
     @classmethod
     def of(cls, count: float, decodes: float, context: float, prefill: float, seconds: float) -> StepMoments:
@@ -141,14 +147,23 @@ class Tally:
     steps: StepMoments = field(default_factory=StepMoments)
 
     def __add__(self, other: Tally) -> Tally:
-        combined: dict[str, Any] = {}
-        for each in fields(self):
-            mine, its = getattr(self, each.name), getattr(other, each.name)
-            if each.name in HISTOGRAMS:
-                combined[each.name] = merged((mine, its))
-            else:
-                combined[each.name] = max(mine, its) if each.name == "kv_use_max" else mine + its
-        return Tally(**combined)
+        return Tally.total((self, other))
+
+    @classmethod
+    def total(cls, tallies: Iterable[Tally]) -> Tally:
+        """All of them together."""
+        parts = tuple(tallies)
+        if len(parts) < 2:
+            return parts[0] if parts else cls()
+        combined: dict[str, Any] = {name: merged(getattr(part, name) for part in parts) for name in HISTOGRAMS}
+        combined |= {name: sum(getattr(part, name) for part in parts) for name in _SUMS}
+        return cls(
+            **combined,
+            kv_use_max=max(part.kv_use_max for part in parts),
+            first_token_met=Attained.total(part.first_token_met for part in parts),
+            per_token_met=Attained.total(part.per_token_met for part in parts),
+            steps=StepMoments.total(part.steps for part in parts),
+        )
 
     @property
     def time_per_output_token(self) -> float | None:
@@ -176,6 +191,7 @@ COUNTERS: Final = (
     "decode_seconds",
     "decode_tokens",
 )
+_SUMS: Final = (*COUNTERS, "group_seconds", "readings", "running_sum", "waiting_sum", "kv_use_sum")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import add
 from typing import Final
 
 from berth.core.measurement.histogram import Attained
@@ -31,18 +29,13 @@ _MOST_CORRELATED: Final = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One minute of one group, or of several together."""
+    """One minute of one group, or of several together: the same minute, observed in part or whole."""
 
     index: int
     """Unix time of its beginning over BATCH_SECONDS."""
     seconds: float
     """How much of it was observed."""
     tally: Tally
-
-    def __add__(self, other: Batch) -> Batch:
-        """The same minute of other groups."""
-        assert self.index == other.index
-        return Batch(self.index, max(self.seconds, other.seconds), self.tally + other.tally)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +120,26 @@ def batch_index(at: float) -> int:
 def windows(batches: Iterable[Batch], now: float) -> Windows:
     """The windows that end at `now`, from the batches of any number of groups."""
     last = batch_index(now)
-    by_index: dict[int, Batch] = {}
+    by_index: dict[int, list[Batch]] = {}
     for batch in batches:
         if last - SLOW_BATCHES <= batch.index <= last:
-            known = by_index.get(batch.index)
-            by_index[batch.index] = batch if known is None else known + batch
-    ordered = tuple(by_index[index] for index in sorted(by_index))
+            by_index.setdefault(batch.index, []).append(batch)
+    ordered = tuple(_together(by_index[index]) for index in sorted(by_index))
     recent = tuple(batch for batch in ordered if batch.index >= last - FAST_BATCHES)
     before = _tally(ordered[: len(ordered) - len(recent)])
     fast = _tally(recent)
     return Windows(Window(recent, fast), Window(ordered, before + fast))
 
 
+def _together(batches: Sequence[Batch]) -> Batch:
+    """The same minute of several groups."""
+    if len(batches) == 1:
+        return batches[0]
+    return Batch(batches[0].index, max(batch.seconds for batch in batches), _tally(batches))
+
+
 def _tally(batches: Sequence[Batch]) -> Tally:
-    return reduce(add, (batch.tally for batch in batches), Tally())
+    return Tally.total(batch.tally for batch in batches)
 
 
 # --- how much evidence -----------------------------------------------------------------------------------------------

@@ -1,0 +1,56 @@
+"""The running account of one leader's life: samples come in, batches of a minute come out.
+
+A life is one container life of one leader under one set of objectives; anything else is another series. The first
+samples are warm-up and count for nothing. Bounded: an hour of batches, whatever comes in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from berth.core.measurement.samples import Objectives, Sample, between
+from berth.core.measurement.windows import SLOW_BATCHES, Batch, Windows, batch_index, windows
+
+WARM_UP_SECONDS: Final = 30.0
+"""After a group began to serve: caches fill, clients connect."""
+
+
+class Series:
+    """`counts_from`, Unix seconds: what happened before is left out."""
+
+    def __init__(self, objectives: Objectives, counts_from: float) -> None:
+        self.objectives = objectives
+        self.last: Sample | None = None
+        self._counts_from = counts_from
+        self._batches: deque[Batch] = deque(maxlen=SLOW_BATCHES + 1)
+        self._known: tuple[float, Windows] | None = None
+
+    def add(self, sample: Sample) -> None:
+        """The next sample; one that is not later than the last is ignored."""
+        before = self.last
+        if before is not None and sample.at <= before.at:
+            return
+        self.last, self._known = sample, None
+        if before is None or before.at < self._counts_from:
+            return
+        tally = between(before, sample, self.objectives)
+        if tally is None:
+            return
+        index = batch_index(sample.at)
+        if not self._batches or self._batches[-1].index < index:
+            self._batches.append(Batch(index, tally.group_seconds, tally))
+            return
+        running = self._batches.pop()
+        self._batches.append(Batch(index, running.seconds + tally.group_seconds, running.tally + tally))
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        return tuple(self._batches)
+
+    def windows(self, now: float) -> Windows:
+        """As they are at `now`."""
+        minute = float(batch_index(now))
+        if self._known is None or self._known[0] != minute:
+            self._known = minute, windows(self._batches, now)
+        return self._known[1]
