@@ -64,7 +64,7 @@ def test_failures_are_told_apart_by_whose_fault_they_are() -> None:
     pod = Pod()
     before = pod.sample()
     for failure in ("invalid", "engine", "engine", "cancelled"):
-        pod.meter.close(pod.meter.accept(canary=False), failure)  # type: ignore[arg-type]
+        pod.meter.close(pod.meter.accept(canary=False), failure)
     pod.meter.refuse()
     pod.now += 1
     tally = between(before, pod.sample(), Objectives())

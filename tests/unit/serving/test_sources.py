@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
@@ -116,9 +117,9 @@ async def test_an_objective_is_asked_for_in_seconds(pages: Pages) -> None:
 
 
 # --- Prometheus ------------------------------------------------------------------------------------------------------
-def matrix(pods: dict[str, int], at: float = 45.0, instance: str = "i:8003") -> list[dict[str, object]]:
+def matrix(pods: dict[str, int], at: float = 45.0, instance: str = "i:8003") -> list[dict[str, Any]]:
     """The series of PAGE for each pod, scraped twice."""
-    result = []
+    result: list[dict[str, Any]] = []
     for pod, requests in pods.items():
         for line in page(requests).splitlines():
             name, _, value = line.rpartition(" ")
@@ -154,7 +155,7 @@ async def test_prometheus_gives_the_sample_of_the_newest_scrape_with_its_time() 
 
 
 async def test_the_launchers_page_is_preferred_where_prometheus_scrapes_tritons_too() -> None:
-    other = [
+    other: list[dict[str, Any]] = [
         {
             "metric": {"__name__": "nv_inference_request_success", "model": "tensorrt_llm", "pod": "p0", "instance": i},
             "values": [[49.0, "1000"]],
