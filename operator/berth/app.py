@@ -22,6 +22,7 @@ from berth.controller import nodewatch
 from berth.controller.arbiter import Arbiter
 from berth.controller.engine_files import engine_files
 from berth.controller.execute import Executor
+from berth.controller.measuring import Measuring
 from berth.controller.nodewatch import NodeWatch
 from berth.controller.reconcile import Reconciler
 from berth.controller.world import Key, World, pool_key
@@ -41,6 +42,8 @@ from berth.metrics import Metrics
 from berth.page import serve_page
 from berth.serving.monitor import Monitor
 from berth.serving.prober import Prober, TritonProber
+from berth.serving.reader import LEAST_STALE_SECONDS, STALE_READINGS, Reader
+from berth.serving.sources import Pages, Prometheus, Source
 from berth.settings import Settings
 from berth.standing import Standing
 
@@ -67,6 +70,7 @@ class App:
         settings: Settings,
         *,
         prober: Prober | None = None,
+        source: Source | None = None,
         time_of_day: Callable[[], float] = time.time,
         configuration: Configuration | None = None,
     ) -> None:
@@ -75,6 +79,7 @@ class App:
         self.stop = asyncio.Event()
         self.ready = asyncio.Event()
         self._prober = prober or TritonProber()
+        self._source = source or _source(settings, time_of_day)
         self._time_of_day = time_of_day
         self._configuration = configuration
         self._queue: WorkQueue[Key]
@@ -137,6 +142,14 @@ class App:
             self.metrics,
         )
         arbiter = Arbiter(client, self._world, clock.now, self._watch.why_avoided)
+        self._reader = Reader(
+            self._source,
+            lambda key: self._measuring.news(key),
+            self._time_of_day,
+            settings.metrics_interval,
+            settings.metrics_warm_up,
+        )
+        self._measuring = Measuring(self._reader, self._wake, self._time_of_day)
         self._reconciler = Reconciler(
             client,
             self._world,
@@ -144,6 +157,7 @@ class App:
             Executor(client, arbiter, self._prober, self._time_of_day),
             self._monitor,
             self._watch,
+            self._measuring,
             recorder,
             Defaults(engine_files(), IMAGES),
             self._time_of_day,
@@ -166,6 +180,7 @@ class App:
                 asyncio.create_task(elector.hold(), name="lease"),
                 asyncio.create_task(self._recorder.run(), name="events"),
                 asyncio.create_task(self._queue.run(), name="queue"),
+                asyncio.create_task(self._reader.run(), name="metrics"),
             ]
             for pool in self._world.pools.store.all():
                 self._wake(pool_key(pool["metadata"]["name"]))
@@ -231,6 +246,15 @@ class App:
         """Why this replica could not take over now; empty when it could."""
         missing = [r.kind.name for r in self._world.reflectors if not r.synced.is_set()]
         return f"not yet listed: {', '.join(missing)}" if missing else ""
+
+
+def _source(settings: Settings, time_of_day: Callable[[], float]) -> Source:
+    """Where measurements come from: a Prometheus if one is named, else the leaders themselves."""
+    spread = settings.metrics_interval / 2
+    pages = Pages(time_of_day, min(5.0, max(1.0, settings.metrics_interval / 2)), spread)
+    if not settings.prometheus:
+        return pages
+    return Prometheus(settings.prometheus, pages, max(LEAST_STALE_SECONDS, STALE_READINGS * settings.metrics_interval))
 
 
 class _Stopped(Exception):

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 from berth.core.faults import DEFAULT_CONDITIONS, DEFAULT_TAINTS, FaultRules
 from berth.errors import BerthError
@@ -55,6 +56,9 @@ class Settings:
 
     listen: str = _setting("127.0.0.1:8080", "Address and port of /metrics and the probes.")
     canary_interval: float = _setting(5.0, "Time between two canary requests to a group.", "s", 0.5, 60)
+    metrics_interval: float = _setting(10.0, "Time between two readings of a leader's metrics.", "s", 0.5, 20)
+    metrics_warm_up: float = _setting(30.0, "Time from a group's first request that is not measured.", "s", 0, 600)
+    prometheus: str = _setting("", "URL of a Prometheus to read metrics from; empty = from the leaders themselves.")
 
     node_late: float = _setting(12.0, "Silence of a node's Lease after which requests go elsewhere.", "s", 2, 600)
     node_silent: float = _setting(20.0, "Silence of a node's Lease after which its groups are replaced.", "s", 3, 3600)
@@ -112,11 +116,21 @@ class Settings:
             found.append(f"{variable('gpu_fault_conditions')}: {error}")
         if self.context and not self.kubeconfig:
             found.append(f"{variable('context')} needs {variable('kubeconfig')}")
+        if self.prometheus and not _is_http_url(self.prometheus):
+            found.append(f"{variable('prometheus')}={self.prometheus!r}: must be a URL such as http://prometheus:9090")
         try:
             _ = self.listen_address
         except ValueError as error:
             found.append(str(error))
         return found
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and not parts.fragment
+    except ValueError:
+        return False
 
 
 def variable(name: str) -> str:

@@ -1,6 +1,6 @@
 """Berth itself inside a test: the whole application, against a real API server, with the leaders' answers injected.
 
-Nothing is replaced but the conversation with Triton: simulated nodes have no containers to talk to.
+Nothing is replaced but the conversation with leaders: simulated nodes have no containers to talk to.
 """
 
 from __future__ import annotations
@@ -8,14 +8,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from berth.app import App
+from berth.core.measurement.histogram import Histogram
+from berth.core.measurement.samples import Objectives, Sample
 from berth.errors import Transient
 from berth.serving.prober import Progress
+from berth.serving.sources import Leader, Tell
 from berth.settings import Settings
 
 
@@ -55,6 +59,60 @@ class ScriptedLeaders:
         self.drained.append(address)
 
 
+EDGES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass
+class ScriptedMetrics:
+    """Pages of leaders: what each served so far, by name of the pod; everybody answers at once, with objectives."""
+
+    requests: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """By pod: seconds to the first token and per output token of each request, of 20 tokens each."""
+    silent: set[str] = field(default_factory=set)
+    """Pods that cannot be read; "*" is everybody."""
+    clock: Callable[[], float] = time.time
+    readings: int = 0
+    edges: dict[str, Objectives] = field(default_factory=dict)
+
+    def serve(self, pod: str, count: int, *, ttft: float = 0.08, tpot: float = 0.015) -> None:
+        """The pod answers so many more requests."""
+        self.requests.setdefault(pod, []).extend([(ttft, tpot)] * count)
+
+    async def read(self, leaders: Sequence[Leader], tell: Tell) -> None:
+        for leader in leaders:
+            self.readings += 1
+            if leader.pod in self.silent or "*" in self.silent:
+                tell(leader, "silent in this test")
+            else:
+                tell(leader, self._sample(leader.pod))
+
+    def _sample(self, pod: str) -> Sample:
+        served, wanted = self.requests.get(pod, []), self.edges.get(pod, Objectives())
+        return Sample(
+            self.clock(),
+            first_token=_histogram([first for first, _ in served], wanted.first_token),
+            per_token=_histogram([token for _, token in served], wanted.per_token),
+            counters={"requests": float(len(served)), "tokens": 20.0 * len(served)},
+            running=1.0,
+            waiting=0.0,
+            kv_use=0.3,
+        )
+
+    async def want(self, leader: Leader) -> None:
+        self.edges[leader.pod] = leader.objectives
+
+    async def close(self) -> None:
+        pass
+
+
+def _histogram(values: list[float], objective: float | None) -> Histogram:
+    edges = tuple(sorted({*EDGES, *((objective,) if objective else ())}))
+    counts = [0] * (len(edges) + 1)
+    for value in values:
+        counts[bisect_left(edges, value)] += 1
+    return Histogram(edges, tuple(counts), sum(values))
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -69,6 +127,7 @@ class RunningBerth:
     app: App
     task: asyncio.Task[None]
     leaders: ScriptedLeaders
+    metrics: ScriptedMetrics
 
     async def stop(self) -> None:
         """As SIGTERM does."""
@@ -107,6 +166,7 @@ async def start_berth(
     namespace: str,
     leaders: ScriptedLeaders | None = None,
     time_of_day: Callable[[], float] = time.time,
+    metrics: ScriptedMetrics | None = None,
     **settings: object,
 ) -> RunningBerth:
     """An operator for one namespace that leads when this returns."""
@@ -121,7 +181,9 @@ async def start_berth(
         "listen": f"127.0.0.1:{free_port()}",
         "canary_interval": 0.5,
     }
-    app = App(Settings(**{**options, **settings}), prober=leaders, time_of_day=time_of_day)  # type: ignore[arg-type]
+    metrics = metrics or ScriptedMetrics(clock=time_of_day)
+    known = Settings(**{**options, **settings})  # type: ignore[arg-type]
+    app = App(known, prober=leaders, source=metrics, time_of_day=time_of_day)
     task = asyncio.create_task(app.run())
     ready = asyncio.create_task(app.ready.wait())
     await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED, timeout=60)
@@ -129,7 +191,7 @@ async def start_berth(
         ready.cancel()
         await task
         raise AssertionError("Berth ended before it led")
-    return RunningBerth(app, task, leaders)
+    return RunningBerth(app, task, leaders, metrics)
 
 
 @asynccontextmanager
@@ -138,10 +200,11 @@ async def running_berth(
     namespace: str,
     leaders: ScriptedLeaders | None = None,
     time_of_day: Callable[[], float] = time.time,
+    metrics: ScriptedMetrics | None = None,
     **settings: object,
 ) -> AsyncIterator[RunningBerth]:
     """Like `start_berth`, and stopped at the end; a Berth that ended in an error by itself fails the test."""
-    berth = await start_berth(kubeconfig, namespace, leaders, time_of_day, **settings)
+    berth = await start_berth(kubeconfig, namespace, leaders, time_of_day, metrics, **settings)
     try:
         yield berth
     finally:

@@ -11,6 +11,7 @@ from berth import labels
 from berth.api.llmdeployment import LLMDeployment
 from berth.controller.arbiter import Arbiter, Claim
 from berth.controller.execute import Executor
+from berth.controller.measuring import Measuring
 from berth.controller.nodewatch import NodeWatch
 from berth.controller.observe import Observer
 from berth.controller.planner import Planner
@@ -82,6 +83,7 @@ class Reconciler:
         executor: Executor,
         monitor: Monitor,
         watch: NodeWatch,
+        measuring: Measuring,
         recorder: EventRecorder,
         defaults: Defaults,
         clock: Callable[[], float],
@@ -95,6 +97,7 @@ class Reconciler:
         self._arbiter = arbiter
         self._executor = executor
         self._monitor = monitor
+        self._measuring = measuring
         self._recorder = recorder
         self._defaults = defaults
         self._resync = resync_seconds
@@ -117,6 +120,7 @@ class Reconciler:
         memory = self._memories.setdefault(key, _Memory())
         try:
             snapshot = await self._observer.snapshot(raw, self._monitor.answers(key), memory.shortages)
+            snapshot = replace(snapshot, measured=self._measuring.measured(key))
         except InvalidSpec as error:
             await self._refuse(raw, error)
             return None
@@ -139,7 +143,7 @@ class Reconciler:
         self._arbiter.forget(key, frozenset(outcome.shortages))
         (self._unplaced.add if plan.wanted is None else self._unplaced.discard)(key)
         self._ask(key, snapshot, plan)
-        await self._write_status(snapshot, plan, outcome)
+        await self._write_status(key, snapshot, plan, outcome)
         if outcome.refusals:
             raise Transient(f"{key}: {outcome.refusals[0]}")
         return self._next(plan, outcome)
@@ -200,9 +204,10 @@ class Reconciler:
         questions = (question(member, what) for member, what in plan.questions)
         alive = frozenset(group.leader.uid for group in snapshot.groups if group.leader is not None)
         self._monitor.ask(key, frozenset(each for each in questions if each is not None), alive)
+        self._measuring.follow(key, snapshot, plan)
 
-    async def _write_status(self, snapshot: Snapshot, plan: Plan, outcome: Outcome) -> None:
-        status = build_status(snapshot, plan, outcome)
+    async def _write_status(self, key: Key, snapshot: Snapshot, plan: Plan, outcome: Outcome) -> None:
+        status = build_status(snapshot, plan, outcome, self._measuring.report(key, snapshot, plan))
         metadata = snapshot.deployment.metadata
         self._standing.tell(metadata.namespace, metadata.name, snapshot.deployment, status)
         stored = snapshot.raw.get("status") or {}
@@ -277,6 +282,7 @@ class Reconciler:
         self._standing.forget(key.namespace, key.name)
         self._unplaced.discard(key)
         self._monitor.ask(key, frozenset(), frozenset())
+        self._measuring.forget(key)
         self._arbiter.forget(key)
 
 

@@ -18,6 +18,8 @@ READY: Final = "Ready"
 PROGRESSING: Final = "Progressing"
 DEGRADED: Final = "Degraded"
 EVACUATIONS_FROZEN: Final = "EvacuationsFrozen"
+OBJECTIVES_MET: Final = "ObjectivesMet"
+METRICS_AVAILABLE: Final = "MetricsAvailable"
 AVAILABILITY_TARGET_MET: Final = "AvailabilityTargetMet"
 PLACEMENT_OUTDATED: Final = "PlacementOutdated"
 REPLICAS_IGNORED: Final = "ReplicasIgnored"
@@ -46,6 +48,12 @@ REASONS: Final[Mapping[str, str]] = {
     "BetterPlacement": "The spec asks for another placement, and placement.moves.mode keeps the present one.",
     "TargetReached": "The predicted availability reaches objectives.availability.",
     "TargetMissed": "The predicted availability is below objectives.availability; the message says what binds.",
+    "ObjectivesReached": "The latency objectives are met, as measured; the message has the figures.",
+    "ObjectivesMissed": "More requests miss a latency objective than it allows, and not by chance.",
+    "TooFewRequests": "Too few requests were measured to tell.",
+    "MetricsFresh": "Every leader that serves was measured lately.",
+    "MetricsMissing": "A leader that serves was not measured lately: nothing is decided on metrics until it is.",
+    "NothingServes": "No group serves, so nothing can be measured.",
     "NotAccepted": "The spec was not accepted, see Accepted.",
     "WaitingForCapacity": "No pool has the free GPUs that the next group needs; the message says how many are missing.",
     "LimitReached": "objectives.limits leaves no room for the next group.",

@@ -15,6 +15,7 @@ from berth import labels
 from berth.api.llmdeployment import LLMDeployment
 from berth.api.replicagroup import GroupAllocation
 from berth.core.conditions import READY
+from berth.core.measurement.measured import Measured
 from berth.core.nodes import NodeView
 from berth.core.timestamps import unix_seconds
 
@@ -255,3 +256,5 @@ class Snapshot:
     """What was found out about these nodes over time, by name."""
     frozen: str = ""
     """Why evacuations are frozen where this deployment runs, in words; empty while they are not."""
+    measured: Measured | None = None
+    """What leaders said of their requests; None where nobody measures."""

@@ -19,6 +19,8 @@ from berth.core.applied import without_empty_maps
 from berth.core.conditions import Condition, frozen_condition, merge
 from berth.core.failover import latest
 from berth.core.groups import Judgement, State
+from berth.core.measurement import tell as measurement
+from berth.core.measurement.report import Report
 from berth.core.observed import Group, Shortage, Snapshot
 from berth.core.placement import tell
 from berth.core.plan import Plan, Wanted
@@ -26,6 +28,7 @@ from berth.core.timestamps import timestamp
 
 UNKNOWN = "-"
 MAX_GROUPS_LISTED = 100
+_MEASURED = ("measured", "predictionError")
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,11 @@ class Outcome:
     """Writes the API server refused for good, in its words."""
 
 
-def build_status(snapshot: Snapshot, plan: Plan, outcome: Outcome) -> dict[str, Any]:
-    """The whole status of the deployment."""
+def build_status(snapshot: Snapshot, plan: Plan, outcome: Outcome, report: Report | None = None) -> dict[str, Any]:
+    """The whole status of the deployment; `report` is what was measured, None where nobody measures."""
     deployment = snapshot.deployment
     stored: Mapping[str, Any] = snapshot.raw.get("status") or {}
-    facts = _Facts(snapshot, plan, outcome)
+    facts = _Facts(snapshot, plan, outcome, report)
     generation = deployment.metadata.generation
     status: dict[str, Any] = {
         "observedGeneration": generation,
@@ -60,7 +63,7 @@ def build_status(snapshot: Snapshot, plan: Plan, outcome: Outcome) -> dict[str, 
         status |= {name: part for name, part in plan.decision.status.items() if name != "placement"}
     if plan.wanted is not None:
         status["resolved"] = {"image": plan.wanted.template.image, "backend": plan.wanted.template.backend}
-        status["placement"] = _placement(deployment, plan, plan.wanted, stored, snapshot.now)
+        status["placement"] = _placement(facts, deployment, plan.wanted, stored)
     elif stored.get("resolved"):
         status["resolved"] = stored["resolved"]
     failover = latest(snapshot.groups, plan.failovers)
@@ -72,8 +75,10 @@ def build_status(snapshot: Snapshot, plan: Plan, outcome: Outcome) -> dict[str, 
 class _Facts:
     """What conditions and summary are made of, computed once."""
 
-    def __init__(self, snapshot: Snapshot, plan: Plan, outcome: Outcome) -> None:
-        self.snapshot, self.plan, self.outcome = snapshot, plan, outcome
+    def __init__(self, snapshot: Snapshot, plan: Plan, outcome: Outcome, report: Report | None) -> None:
+        self.snapshot, self.plan, self.outcome, self.report = snapshot, plan, outcome, report
+        stored = snapshot.raw.get("status") or {}
+        self.old_figures = report is not None and measurement.keeps_old_figures(report, stored, snapshot.now)
         self.judged: Sequence[tuple[Group, Judgement]] = [(g, plan.judgements[g.name]) for g in snapshot.groups]
         self.states = [(group.name, judgement.state.value) for group, judgement in self.judged]
         leaving = (State.FAILED, State.DRAINING)
@@ -162,6 +167,8 @@ def _conditions(facts: _Facts) -> list[Condition]:
         conditions.append(frozen_condition(facts.snapshot.frozen))
     if plan.decision is not None and plan.wanted is not None:
         conditions += tell.conditions(plan.decision.status)
+    if facts.report is not None:
+        conditions += measurement.conditions(facts.report, measurement.objectives_of(spec.objectives))
     if spec.scaling.mode == "Auto" and spec.replicas != 1:
         message = f"spec.replicas {spec.replicas} is ignored: set scaling.mode Manual to decide yourself"
         conditions.append(Condition(c.REPLICAS_IGNORED, True, "ScalingIsAuto", message))
@@ -257,8 +264,19 @@ def _summary(facts: _Facts) -> dict[str, str]:
         "placement": layout,
         "ttftP95": UNKNOWN,
         "tpotP95": UNKNOWN,
+        **_felt(facts),
         "message": _summary_message(facts),
     }
+
+
+def _felt(facts: _Facts) -> dict[str, str]:
+    """Latencies as users feel them, where they are known."""
+    if facts.report is None:
+        return {}
+    if facts.old_figures:
+        stored = (facts.snapshot.raw.get("status") or {}).get("summary") or {}
+        return {name: str(stored[name]) for name in ("ttftP95", "tpotP95") if name in stored}
+    return measurement.summary(facts.report)
 
 
 def _summary_message(facts: _Facts) -> str:
@@ -295,9 +313,8 @@ def _summary_message(facts: _Facts) -> str:
     return "Draining" if facts.draining else "Ready"
 
 
-def _placement(
-    deployment: LLMDeployment, plan: Plan, wanted: Wanted, stored: Mapping[str, Any], now: float
-) -> dict[str, Any]:
+def _placement(facts: _Facts, deployment: LLMDeployment, wanted: Wanted, stored: Mapping[str, Any]) -> dict[str, Any]:
+    plan, now = facts.plan, facts.snapshot.now
     variant = wanted.template.variant
     count = wanted_groups(deployment, wanted.allocation)
     allocation = {
@@ -316,7 +333,32 @@ def _placement(
     placement["allocations"] = [allocation]
     same = before.get("allocations") == placement["allocations"] and before.get("decidedAt")
     placement["decidedAt"] = before["decidedAt"] if same else timestamp(now)
-    return placement
+    return placement | _measured(facts, placement, before if same else {})
+
+
+def _measured(facts: _Facts, placement: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured of the placement, and the price of what was really served; takes older figures out."""
+    for name in _MEASURED:
+        placement.pop(name, None)
+    if facts.report is None:
+        return {}
+    if facts.old_figures:
+        kept = (*_MEASURED, *(["costPerMillionOutputTokens"] if "measured" in before else []))
+        return {name: before[name] for name in kept if name in before}
+    planned = _planned_price(facts)
+    if planned is not None:
+        placement["costPerMillionOutputTokens"] = planned
+    elif "measured" in before:
+        placement.pop("costPerMillionOutputTokens", None)
+    return measurement.placement(facts.report, placement.get("predicted") or {}, placement.get("costPerHour"))
+
+
+def _planned_price(facts: _Facts) -> str | None:
+    """Per million output tokens at the planned traffic, where nothing was served yet."""
+    decision = facts.plan.decision
+    candidates = decision.status.get("candidates") or () if decision is not None else ()
+    chosen: Mapping[str, Any] = next((each for each in candidates if each.get("chosen")), {})
+    return chosen.get("costPerMillionOutputTokens")
 
 
 def _groups(facts: _Facts) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from berth.core.measurement.histogram import Attained, Histogram
@@ -48,6 +48,8 @@ class Report:
     """What is said of a deployment until something worth saying changes."""
 
     fresh: bool
+    serves: bool
+    """Whether any group serves."""
     problem: str
     """Why it is not fresh."""
     felt: Figures
@@ -72,6 +74,7 @@ def report(measured: Measured, revision: str | None, before: bool | None = None)
     met = False if False in verdicts else (None if None in verdicts or not verdicts else True)
     return Report(
         fresh=measured.fresh,
+        serves=any(group.serving for group in measured.groups),
         problem=problem(measured),
         felt=figures(windows),
         placement=figures(own),
@@ -128,14 +131,16 @@ def _met(windows: Windows, window: Window, count: Count, before: bool | None) ->
 def settled(said: Report | None, now: Report, said_at: float, at: float) -> Report:
     """What to say at `at` (Unix seconds), given what was `said` at `said_at`: the same object if nothing is news.
 
-    That figures can be relied on or not is said at once, everything else at most once a minute.
+    That figures can be relied on or not, and the first latencies, are said at once; everything else at most once a
+    minute.
     """
-    if said is None or said.fresh != now.fresh:
+    if said is None or said.fresh != now.fresh or (said.problem and said.problem != now.problem):
         return now
-    quiet = at - said_at < SAY_SECONDS
-    if quiet or not (said.met != now.met or _differ(said.felt, now.felt) or _differ(said.placement, now.placement)):
-        return said if said.problem == now.problem else replace(said, problem=now.problem)
-    return now
+    first = said.felt.ttft_p95 is None and now.felt.ttft_p95 is not None
+    if not first and at - said_at < SAY_SECONDS:
+        return said
+    changed = said.met != now.met or _differ(said.felt, now.felt) or _differ(said.placement, now.placement)
+    return now if changed else said
 
 
 def _differ(said: Figures, now: Figures) -> bool:

@@ -1,0 +1,112 @@
+"""Between passes and the reader: whom to read, what was said last, and when something new is worth a pass.
+
+What was said lives in this process. A restart loses it and costs a status write at most, never a decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from berth.core.conditions import OBJECTIVES_MET
+from berth.core.measurement.measured import Measured
+from berth.core.measurement.report import SAY_SECONDS, Report, report, settled
+from berth.core.measurement.tell import objectives_of
+from berth.core.observed import Group, Snapshot
+from berth.core.plan import Plan
+from berth.serving.reader import Reader
+from berth.serving.sources import Leader
+
+
+@dataclass
+class _Said:
+    """What the last pass of a deployment said."""
+
+    report: Report
+    at: float
+    revision: str | None
+
+
+class Measuring:
+    """`wake` is called with the key of a deployment whose status is to be written anew; `clock` gives Unix seconds."""
+
+    def __init__(self, reader: Reader, wake: Callable[[Hashable], None], clock: Callable[[], float]) -> None:
+        self._reader = reader
+        self._wake = wake
+        self._clock = clock
+        self._said: dict[Hashable, _Said] = {}
+
+    def measured(self, key: Hashable) -> Measured:
+        return self._reader.measured(key)
+
+    def follow(self, key: Hashable, snapshot: Snapshot, plan: Plan) -> None:
+        """From now on the leaders that serve are read."""
+        objectives = objectives_of(snapshot.deployment.spec.objectives)
+        namespace = snapshot.deployment.metadata.namespace
+        leaders = []
+        for group in snapshot.groups:
+            leader = group.leader
+            if leader is None or not plan.judgements[group.name].serving or not _asks_for_requests(group):
+                continue
+            leaders.append(
+                Leader(
+                    uid=leader.uid,
+                    restarts=leader.restarts,
+                    address=leader.ip or "",
+                    namespace=namespace,
+                    pod=leader.name,
+                    group=group.name,
+                    pool=group.pool,
+                    revision=group.template_hash,
+                    objectives=objectives,
+                )
+            )
+        self._reader.follow(key, leaders)
+
+    def report(self, key: Hashable, snapshot: Snapshot, plan: Plan) -> Report:
+        """What this pass says."""
+        revision = plan.wanted.template.template_hash if plan.wanted else None
+        measured = snapshot.measured or self.measured(key)
+        before = self._said.get(key)
+        met = before.report.met if before else _stored_verdict(snapshot)
+        new = report(measured, revision, met)
+        now = self._clock()
+        if before is not None and before.revision == revision:
+            kept = settled(before.report, new, before.at, now)
+            at = before.at if kept is not new else now
+            self._said[key] = _Said(kept, at, revision)
+            return kept
+        self._said[key] = _Said(new, now, revision)
+        return new
+
+    def news(self, key: Hashable) -> None:
+        """A leader of the deployment was read, or could not be: wake it if there is something to say."""
+        said = self._said.get(key)
+        if said is None:
+            return
+        now = self._clock()
+        turned = self._reader.fresh(key) != said.report.fresh
+        if not turned and now - said.at < SAY_SECONDS:
+            return
+        new = report(self._reader.measured(key), said.revision, said.report.met)
+        if settled(said.report, new, said.at, now) is not said.report:
+            self._wake(key)
+
+    def forget(self, key: Hashable) -> None:
+        """The deployment is gone."""
+        self._said.pop(key, None)
+        self._reader.forget(key)
+
+
+def _asks_for_requests(group: Group) -> bool:
+    """It has an address, and the label that brings it requests."""
+    leader = group.leader
+    return leader is not None and bool(leader.ip) and leader.serving and not leader.deleting and not leader.ended
+
+
+def _stored_verdict(snapshot: Snapshot) -> bool | None:
+    """What an earlier process said of the objectives."""
+    for condition in (snapshot.raw.get("status") or {}).get("conditions") or ():
+        if condition.get("type") == OBJECTIVES_MET:
+            return {"True": True, "False": False}.get(str(condition.get("status")))
+    return None
