@@ -85,8 +85,8 @@ class Measuring:
         if said is None:
             return
         now = self._clock()
-        turned = self._reader.fresh(key) != said.report.fresh
-        if not turned and now - said.at < SAY_SECONDS:
+        silent = said.report.felt.ttft_p95 is None
+        if now - said.at < SAY_SECONDS and not silent and self._reader.fresh(key) == said.report.fresh:
             return
         new = report(self._reader.measured(key), said.revision, said.report.met)
         if settled(said.report, new, said.at, now) is not said.report:

@@ -41,12 +41,16 @@ def keeps_old_figures(report: Report, stored: Mapping[str, Any], now: float) -> 
 
 def summary(report: Report) -> dict[str, str]:
     """`ttftP95` and `tpotP95` of the summary, where they are known."""
+    if not report.fresh:
+        return {}
     shown = {"ttftP95": _time(report.felt.ttft_p95), "tpotP95": _time(report.felt.tpot_p95)}
     return {name: text for name, text in shown.items() if text is not None}
 
 
 def placement(report: Report, predicted: Mapping[str, Any], cost_per_hour: str | None) -> dict[str, Any]:
     """`measured`, `predictionError` and `costPerMillionOutputTokens` of the placement, where they are known."""
+    if not report.fresh:
+        return {}
     figures = report.placement
     rate = figures.output_tokens_per_second
     measured: dict[str, Any] = {"ttftP95": _time(figures.ttft_p95), "tpotP95": _time(figures.tpot_p95)}
