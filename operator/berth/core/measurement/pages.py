@@ -219,7 +219,7 @@ def _triton(page: _Page, at: float) -> Sample:
     if first is not None and output is not None and duration is not None:
         counters["decode_seconds"] = max(0.0, duration * 1e-6 - first.total)
         counters["decode_tokens"] = max(0.0, output.total - output.count)
-    requests = page.by_label(_REQUEST_GAUGES, "request_type") or {}
+    states = page.by_label(_REQUEST_GAUGES, "request_type") or {}
     blocks = page.by_label(_KV_GAUGES, "kv_cache_block_type") or {}
     used = blocks.get("fraction")
     if used is None and blocks.get("max"):
@@ -232,8 +232,8 @@ def _triton(page: _Page, at: float) -> Sample:
         counters=_known(counters),
         **_gauges(
             {
-                "running": requests.get("scheduled", requests.get("active")),
-                "waiting": requests.get("waiting"),
+                "running": states.get("scheduled", states.get("active")),
+                "waiting": states.get("waiting"),
                 "kv_use": used,
             }
         ),
