@@ -1,7 +1,7 @@
 """The programs of a real control plane, Helm and a policy checker: found here, or built once from pinned Go modules.
 
 `gomodules/<module>/go.mod` and `go.sum` pin every source file of every program; `go build -mod=readonly` refuses
-anything else. Built programs live in the user's cache folder under a name made of what they were built from, so that a
+anything else. Others may have folders of such modules too, also with a program of their own in them (`Binary.modules`). Built programs live in the user's cache folder under a name made of what they were built from, so that a
 changed pin is a new folder and an unchanged one never builds again, also after an upgrade of Go. Several processes may
 ask at once: one builds, the others wait for it. Nothing but the Go module proxy is contacted, and only for a build.
 """
@@ -36,7 +36,7 @@ KUBE_SCORE_VERSION: Final = "v1.20.0"
 REPORT_EVERY: Final = 15.0
 """Seconds between two lines of progress of one build."""
 
-_KUBERNETES_STAMPS: Final = " ".join(
+KUBERNETES_STAMPS: Final = " ".join(
     f"-X k8s.io/component-base/version.{name}={value}"
     for name, value in {
         "gitVersion": KUBERNETES_VERSION,
@@ -57,12 +57,20 @@ class Binary:
 
     name: str
     module: str
-    """Folder below GO_MODULES."""
+    """Folder below `modules`."""
     package: str
     version: str
     """What the output of `version_arguments` must contain."""
     version_arguments: tuple[str, ...] = ("--version",)
+    """Empty: it cannot say its version, so only one that was built here counts."""
     linker_flags: str = "-s -w"
+    tags: str = ""
+    """Build tags, separated by commas."""
+    modules: Path = GO_MODULES
+
+    @property
+    def folder(self) -> Path:
+        return self.modules / self.module
 
 
 def _kubernetes(name: str, *version_arguments: str) -> Binary:
@@ -72,7 +80,7 @@ def _kubernetes(name: str, *version_arguments: str) -> Binary:
         package=f"k8s.io/kubernetes/cmd/{name}",
         version=KUBERNETES_VERSION,
         version_arguments=version_arguments or ("--version",),
-        linker_flags=f"-s -w {_KUBERNETES_STAMPS}",
+        linker_flags=f"-s -w {KUBERNETES_STAMPS}",
     )
 
 
@@ -119,8 +127,8 @@ BINARIES: Final = {
 }
 
 
-def provide(names: Iterable[str], report: Report | None = None) -> dict[str, Path]:
-    """Paths of the named programs (keys of BINARIES), building what is missing.
+def provide(wanted: Iterable[str | Binary], report: Report | None = None) -> dict[str, Path]:
+    """Paths of programs by name (BINARIES has the names), building what is missing.
 
     `report` gets a line per step of a build, by default on standard error; it is silent when nothing is built.
     Raises BinaryUnavailable.
@@ -128,14 +136,14 @@ def provide(names: Iterable[str], report: Report | None = None) -> dict[str, Pat
     say = report or _print
     missing: list[Binary] = []
     found: dict[str, Path] = {}
-    for name in names:
-        binary = BINARIES[name]
+    for each in wanted:
+        binary = BINARIES[each] if isinstance(each, str) else each
         if path := _in_assets(binary, say) or _cached(binary) or _in_path(binary):
-            found[name] = path
+            found[binary.name] = path
         else:
             missing.append(binary)
     for index, binary in enumerate(missing, start=1):
-        found[binary.name] = _build(binary, f"[{index}/{len(missing)}] {binary.name} {binary.version}", say)
+        found[binary.name] = _build(binary, f"[{index}/{len(missing)}] {binary.name} {binary.version}".rstrip(), say)
     return found
 
 
@@ -148,10 +156,12 @@ def build_folder(binary: Binary) -> Path:
     """Where `binary` lies once built, named by everything that decides what the build gives."""
     content = hashlib.sha256()
     for part in (
-        (GO_MODULES / binary.module / "go.mod").read_bytes(),
-        (GO_MODULES / binary.module / "go.sum").read_bytes(),
+        (binary.folder / "go.mod").read_bytes(),
+        (binary.folder / "go.sum").read_bytes(),
         binary.linker_flags.encode(),
         f"{platform.system()}/{platform.machine()}".encode(),
+        *([binary.tags.encode()] if binary.tags else []),
+        *(source.read_bytes() for source in sorted(binary.folder.glob("*.go"))),
     ):
         content.update(hashlib.sha256(part).digest())
     return cache_folder() / f"{binary.module}-{content.hexdigest()[:16]}"
@@ -164,7 +174,7 @@ def _cached(binary: Binary) -> Path | None:
 
 def _in_assets(binary: Binary, report: Report) -> Path | None:
     """The program in the folder that the caller chose; another version there is said, not used."""
-    folder = os.environ.get("KUBEBUILDER_ASSETS")
+    folder = os.environ.get("KUBEBUILDER_ASSETS") if binary.version_arguments else None
     path = shutil.which(binary.name, path=folder) if folder else None
     if path and not _says_version(Path(path), binary):
         report(f"{path} (KUBEBUILDER_ASSETS) is not {binary.version}: not used")
@@ -173,7 +183,7 @@ def _in_assets(binary: Binary, report: Report) -> Path | None:
 
 
 def _in_path(binary: Binary) -> Path | None:
-    path = shutil.which(binary.name)
+    path = shutil.which(binary.name) if binary.version_arguments else None
     return Path(path).resolve() if path and _says_version(Path(path), binary) else None
 
 
@@ -197,7 +207,7 @@ def _build(binary: Binary, title: str, report: Report) -> Path:
         started = time.monotonic()
         report(f"{title}: building from source, once per version")
         _run_go_build(go, binary, partial, lambda line: report(f"{title}: {line}"))
-        if not _says_version(partial, binary):
+        if binary.version_arguments and not _says_version(partial, binary):
             raise BinaryUnavailable(f"{binary.name}: the build does not say {binary.version}; this is a bug in Berth")
         partial.replace(path)
         report(f"{title}: built in {time.monotonic() - started:.0f} s")
@@ -215,7 +225,7 @@ def _go(binary: Binary) -> str:
         raise BinaryUnavailable(f"{binary.name}: not found, and no go command in PATH to build it: {remedy}")
     check = subprocess.run(
         [go, "list", "-mod=readonly", "-m"],
-        cwd=GO_MODULES / binary.module,
+        cwd=binary.folder,
         env=_go_environment(),
         capture_output=True,
         text=True,
@@ -226,7 +236,7 @@ def _go(binary: Binary) -> str:
 
 
 def _wanted_go(binary: Binary) -> str:
-    match = re.search(r"^go (\d+\.\d+)", (GO_MODULES / binary.module / "go.mod").read_text(), re.MULTILINE)
+    match = re.search(r"^go (\d+\.\d+)", (binary.folder / "go.mod").read_text(), re.MULTILINE)
     assert match, "every go.mod names its Go version"
     return match[1]
 
@@ -234,12 +244,12 @@ def _wanted_go(binary: Binary) -> str:
 def _run_go_build(go: str, binary: Binary, output: Path, report: Report) -> None:
     """Compiles to `output`; `go build -v` names each package it compiles, which is the progress."""
     command = [go, "build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false"]
-    command += ["-ldflags", binary.linker_flags, "-o", str(output), binary.package]
+    command += ["-tags", binary.tags, "-ldflags", binary.linker_flags, "-o", str(output), binary.package]
     started = reported = time.monotonic()
     compiled, errors = 0, [""]
     with subprocess.Popen(
         command,
-        cwd=GO_MODULES / binary.module,
+        cwd=binary.folder,
         env=_go_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import re
 import stat
@@ -142,18 +143,22 @@ def test_a_second_process_waits_for_the_first_to_build(tmp_path: Path) -> None:
     assert not (tmp_path / "path" / "calls").exists()
 
 
-def test_what_is_built_decides_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_built_decides_the_folder(tmp_path: Path) -> None:
     before = build_folder(SCHEDULER)
     assert before == build_folder(BINARIES["kube-apiserver"])
     module = tmp_path / "modules" / "kubernetes"
     module.mkdir(parents=True)
     for name in ("go.mod", "go.sum"):
         (module / name).write_bytes((binaries.GO_MODULES / "kubernetes" / name).read_bytes())
-    monkeypatch.setattr(binaries, "GO_MODULES", tmp_path / "modules")
-    assert build_folder(SCHEDULER) == before
+    copied = dataclasses.replace(SCHEDULER, modules=tmp_path / "modules")
+    assert build_folder(copied) == before
+    assert build_folder(dataclasses.replace(copied, tags="no_zfs")) != before
     with (module / "go.sum").open("a") as file:
         file.write("\n")
-    assert build_folder(SCHEDULER) != before
+    changed = build_folder(copied)
+    assert changed != before
+    (module / "main.go").write_text("package main\n")
+    assert build_folder(copied) not in (before, changed), "a program of its own counts, too"
 
 
 @pytest.mark.parametrize("binary", BINARIES.values(), ids=BINARIES)
