@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := operator tests benchmarks charts tools
+CODE := operator tests benchmarks charts tools e2e
 # make test PYTEST="-k crash -x" runs a part
 PYTEST ?=
 
-.PHONY: setup triton demo test test-unit test-slow test-integration verify sbom bench fmt lock clean
+.PHONY: setup triton demo e2e e2e-up e2e-cluster e2e-down test test-unit test-slow test-integration verify sbom bench fmt lock clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,15 @@ test-slow: setup
 # The first run builds etcd and the Kubernetes control plane from Go modules into the user's cache folder.
 test-integration: setup
 	$(BIN)/pytest tests/integration -q $(PYTEST)
+
+# Scenarios on a kind cluster with mock GPUs: needs Docker, or root and Debian packages. KEEP=1 leaves the cluster for the
+# next run, NODE_IMAGE=kindest/node:... takes a public node image, PYTEST="-k drain" runs a part.
+e2e: setup
+	$(BIN)/pytest e2e/scenarios -q --timeout=900 $(PYTEST)
+
+# The cluster with Berth on it; e2e-cluster without Berth.
+e2e-up e2e-cluster e2e-down: e2e-%: setup
+	$(BIN)/python -m e2e $*
 
 # Style, types, layers, that nothing generated is out of date, and what is known to be unsafe: in code (bandit), in
 # dependencies (pip-audit, where its database can be reached), in manifests (kube-score).

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import yaml
+
 from e2e.cluster import engine, images, kind, mockgpus
 from e2e.cluster.images import CHECKOUT, Archive
 from e2e.cluster.kind import Cluster, Detection

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from berth.local import binaries, triton_env
+from berth.local.binaries import KUBERNETES_VERSION
 from e2e.cluster import archive, programs, rootfs
 from e2e.cluster.archive import Image
 from e2e.cluster.shell import run, succeeds
 from e2e.cluster.steps import Input, digest, made, say
-
-from berth.local import binaries, triton_env
-from berth.local.binaries import KUBERNETES_VERSION
 
 CHECKOUT: Final = Path(__file__).parents[2]
 SOURCES: Final = Path(__file__).parent

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+
 from e2e.cluster import engine, images, nodeimage
 from e2e.cluster.images import Archive
 from e2e.cluster.kubectl import Kubectl

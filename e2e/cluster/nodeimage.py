@@ -10,11 +10,10 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+from berth.local.binaries import KUBERNETES_VERSION
 from e2e.cluster import images, rootfs
 from e2e.cluster.shell import run, succeeds, wait
 from e2e.cluster.steps import cache, digest, locked, say
-
-from berth.local.binaries import KUBERNETES_VERSION
 
 _FILES: Final = Path(__file__).parent / "node"
 _SYSTEM: Final = ("kubelet", "kubeadm", "kubectl")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from e2e.cluster.engine import NoEngine
-from e2e.cluster.shell import run
+from e2e.cluster.shell import Failed, run
 from e2e.cluster.steps import made
 
 SUITE: Final = "bookworm"
@@ -49,15 +49,11 @@ def _debootstrap(place: Path, packages: tuple[str, ...]) -> None:
             raise NoEngine("debootstrap is not installed: install it, or use a public image with NODE_IMAGE=")
         run("apt-get", "install", "-y", "-qq", "--no-install-recommends", "debootstrap")
     archive = os.environ.get("DEBIAN_ARCHIVE")
-    run(
-        "debootstrap",
-        "--variant=minbase",
-        f"--include={','.join(packages)}",
-        SUITE,
-        place,
-        *([archive] if archive else []),
-        timeout=1500,
-    )
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", SUITE, str(place)]
+    try:
+        run(*command, *([archive] if archive else []), timeout=1500)
+    except Failed as error:
+        raise NoEngine(f"Debian packages are not to be had (DEBIAN_ARCHIVE names another archive): {error}") from error
     for name in _NOT_NEEDED:
         shutil.rmtree(place / name, ignore_errors=True)
     # Devices are the runtime's to make. Copied as files, they would never end.

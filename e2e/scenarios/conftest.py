@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from e2e import site as sites
 from e2e.cluster.engine import NoEngine
 from e2e.cluster.images import CHECKOUT

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from berth import labels
 from e2e.cluster.kubectl import Kubectl, Manifest, condition
 from e2e.cluster.shell import wait
-
-from berth import labels
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from berth.local.demo.client import Outcome, Replay
 from berth.local.demo.trace import Request
@@ -51,7 +51,9 @@ def requests(stop: Path, rate: float, input_tokens: int, output_tokens: int, lim
 def main(path: Path, address: str, rate: str, input_tokens: str, output_tokens: str, limit: str) -> None:
     planned = requests(path.with_suffix(".stop"), float(rate), int(input_tokens), int(output_tokens), float(limit))
     outcomes = Written(path)
-    replay = Replay(address, planned, connections=4, longest=int(output_tokens), outcomes=outcomes)
+    replay = Replay(
+        address, cast(Sequence[Request], planned), connections=4, longest=int(output_tokens), outcomes=outcomes
+    )
     asyncio.run(replay.run())
     path.with_suffix(".done").touch()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -75,7 +75,7 @@ class Replay:
     """Sends `requests` at their times to `address` (host:port of a Service); `outcomes` grows as they end."""
 
     address: str
-    requests: Iterable[Request]
+    requests: Sequence[Request]
     connections: int = 8
     longest: int = 1024
     """Tokens that a client asks for at most: what the engine reserves, whatever the answer's own length."""
