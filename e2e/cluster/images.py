@@ -30,7 +30,8 @@ ETCD_TAG: Final = f"{programs.ETCD_VERSION}-0"
 PODNET: Final = "berth-e2e/podnet:v1"
 """Named in the manifest inside the node image, which changes with it."""
 _KUBERNETES: Final = "registry.k8s.io"  # the names that kubeadm gives; nothing is fetched from there
-_WRITER: Final = (SOURCES / "archive.py", SOURCES / "images.py")
+_WRITER: Final[tuple[Input, ...]] = (SOURCES / "archive.py", "layout 1")
+"""What decides beside an image's content how it is written; the number changes with the functions below."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,12 @@ def mock_gpu(paths: dict[str, Path]) -> Archive:
 def operator() -> Archive:
     """Berth as `operator/Dockerfile` packs it: with OPERATOR_BASE by the engine, else on Debian's Python.
 
-    Dependencies come hash by hash from requirements.lock, what is set in the image from the Dockerfile.
+    Dependencies come hash by hash from the operator's lock, what is set in the image from the Dockerfile.
     """
     dockerfile = CHECKOUT / "operator" / "Dockerfile"
-    sources = [CHECKOUT / "operator" / "berth", CHECKOUT / "pyproject.toml", dockerfile]
+    sources = [CHECKOUT / "operator" / "berth", dockerfile]
     if base := os.environ.get("OPERATOR_BASE"):
-        return _built_by_engine("operator", base, [*sources, CHECKOUT / "requirements.lock"])
+        return _built_by_engine("operator", base, [*sources, CHECKOUT / "requirements-operator.lock"])
     system, wheels = rootfs.python(), _dependencies()
 
     def make(place: Path, name: str) -> None:
@@ -150,49 +151,12 @@ def _lay_out(root: Path, wheel: Path) -> None:
 # --- parts ------------------------------------------------------------------------------------------------------------
 def _dependencies() -> Path:
     """Berth's dependencies as a layer: /opt/berth."""
-    lock = CHECKOUT / "requirements.lock"
-    wanted = [CHECKOUT / "pyproject.toml", lock]
+    lock = CHECKOUT / "requirements-operator.lock"
 
     def make(place: Path) -> None:
-        names = _needed_at_run_time()
-        kept = [block for block in _blocks(lock.read_text()) if _name(block) in names]
-        listed = place / "requirements.txt"
-        listed.write_text("\n".join(kept) + "\n")
-        _pip("install", "--target", place / "opt" / "berth", "--no-deps", f"-r{listed}")
-        listed.unlink()
-        shutil.rmtree(place / "opt" / "berth" / "bin", ignore_errors=True)
+        _pip("install", "--target", place / "opt" / "berth", f"-r{lock}")
 
-    return made("berth-dependencies", [*wanted, rootfs.PYTHON_VERSION, SOURCES / "images.py"], make)
-
-
-def _needed_at_run_time() -> set[str]:
-    """Names of the distributions that Berth's own dependencies bring, as this environment has them."""
-    code = (
-        "import re, importlib.metadata as m\n"
-        "from packaging.requirements import Requirement\n"
-        "def norm(n): return re.sub(r'[-_.]+', '-', n).lower()\n"
-        "seen, todo = {}, [('berth-operator', '')]\n"
-        "while todo:\n"
-        "    name, extra = todo.pop()\n"
-        "    if (name, extra) in seen: continue\n"
-        "    seen[(name, extra)] = 1\n"
-        "    for text in m.requires(name) or []:\n"
-        "        r = Requirement(text)\n"
-        "        if r.marker and not r.marker.evaluate({'extra': extra}): continue\n"
-        "        todo += [(norm(r.name), e) for e in ('', *r.extras)]\n"
-        "print(sorted({name for name, _ in seen}))\n"
-    )
-    found: list[str] = ast.literal_eval(run(sys.executable, "-c", code))
-    return set(found) - {"berth-operator"}
-
-
-def _blocks(lock: str) -> list[str]:
-    """Entries of a lock, each with its hashes."""
-    return re.split(r"\n(?=[A-Za-z0-9])", lock.strip())
-
-
-def _name(block: str) -> str:
-    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", block)[0]).lower()  # type: ignore[index]
+    return made("berth-dependencies", [lock, rootfs.PYTHON_VERSION], make)
 
 
 def _pip(action: str, *arguments: str | Path) -> None:

@@ -28,7 +28,6 @@ def test_view_role(site: Site, namespace: str) -> None:
         ("scale", "llmd/llama-70b", "--replicas=5"),
         ("delete", "llmd", "llama-70b"),
         ("annotate", "llmd", "llama-70b", "berth.dev/request=failover g0"),
-        ("delete", "replicagroups", "--all"),
     ):
         with pytest.raises(Failed, match=r"forbidden|cannot"):
             kubectl(*command, *reader)
