@@ -36,10 +36,17 @@ class Site:
             elif state != "running":
                 run("docker", "start", container)
         wait("the API server answers", self.cluster.kubectl.answers, timeout=180)
+        there = self.cluster.nodes()
+        for node in kind.workers(self.cluster.name):
+            if node not in there:
+                run("docker", "exec", node, "systemctl", "restart", "kubelet")
+        wait("every node is known", lambda: len(self.cluster.nodes()) == len(kind.SHAPE), timeout=120)
         for node in self.cluster.nodes():
+            self.cluster.kubectl("taint", "node", node, kind.GPU_TAINT, "--overwrite")
             mockgpus.heal_devices(node)
             run("docker", "exec", node, "systemctl", "start", "containerd", "kubelet")
             self.cluster.kubectl("uncordon", node)
+        mockgpus.label_again(self.cluster)
         wait("every node is Ready with its GPUs", self._whole, timeout=180, every=1)
 
     def _whole(self) -> bool:

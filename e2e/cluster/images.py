@@ -93,10 +93,11 @@ def mock_gpu(paths: dict[str, Path]) -> Archive:
     return _archive("mockgpu", [str(program), *_WRITER], make)
 
 
-def operator() -> Archive:
+def operator(release: str = "") -> Archive:
     """Berth as `operator/Dockerfile` packs it: with OPERATOR_BASE by the engine, else on Debian's Python.
 
-    Dependencies come hash by hash from the operator's lock, what is set in the image from the Dockerfile.
+    `release` makes another image of the same program, to be upgraded to. Dependencies come hash by hash from the
+    operator's lock, what is set in the image from the Dockerfile.
     """
     dockerfile = CHECKOUT / "operator" / "Dockerfile"
     sources = [CHECKOUT / "operator" / "berth", dockerfile]
@@ -113,12 +114,12 @@ def operator() -> Archive:
             [system, wheels, place / "berth"],
             settings.entrypoint,
             settings.command,
-            settings.environment,
+            {**settings.environment, **({"RELEASE": release} if release else {})},
             settings.user,
         )
         archive.write(place / "image.tar", [image])
 
-    return _archive("operator", [*sources, wheels.name, system.name, *_WRITER], make)
+    return _archive(f"operator{release}", [*sources, release, wheels.name, system.name, *_WRITER], make)
 
 
 def triton() -> Archive:

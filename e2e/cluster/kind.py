@@ -120,6 +120,13 @@ def containers(name: str = NAME) -> list[str]:
     return run("docker", "ps", "-a", "-q", "--filter", f"label=io.x-k8s.kind.cluster={name}").split()
 
 
+def workers(name: str = NAME) -> list[str]:
+    """Containers of the GPU nodes, called like the nodes."""
+    labels = [f"label=io.x-k8s.kind.cluster={name}", "label=io.x-k8s.kind.role=worker"]
+    filters = [part for label in labels for part in ("--filter", label)]
+    return sorted(run("docker", "ps", "-a", "--format={{.Names}}", *filters).split())
+
+
 def export_logs(name: str, place: Path) -> None:
     run(images.built()["kind"], "export", "logs", place, "--name", name, environment=_environment())
 

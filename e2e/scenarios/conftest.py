@@ -63,8 +63,8 @@ def namespace(site: Site, request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def served(site: Site, namespace: str) -> Deployment:
-    """The sample: a 70B model in two groups of two H100s, in two zones, serving."""
-    site.cluster.kubectl.apply(sample("llama-70b", namespace, site))
+    """The sample with a fixed placement: a 70B model in two groups of two H100s, in two zones, serving."""
+    site.cluster.kubectl.apply(sample("fixed-placement", namespace, site))
     deployment = Deployment(site.cluster.kubectl, namespace, "llama-70b")
     deployment.wait_until_serving(2)
     return deployment

@@ -8,7 +8,7 @@ from e2e.support.traffic import traffic
 
 
 def test_scaling(site: Site, namespace: str) -> None:
-    manifest = sample("llama-70b", namespace, site, scaling={"mode": "Manual"}, replicas=1)
+    manifest = sample("fixed-placement", namespace, site, scaling={"mode": "Manual"}, replicas=1)
     manifest["spec"]["placement"]["fixed"]["allocations"][0].pop("groups")
     site.cluster.kubectl.apply(manifest)
     deployment = Deployment(site.cluster.kubectl, namespace, "llama-70b")

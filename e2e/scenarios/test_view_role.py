@@ -19,7 +19,7 @@ def test_view_role(site: Site, namespace: str) -> None:
         f"--serviceaccount={namespace}:reader",
         f"--namespace={namespace}",
     )
-    kubectl.apply(sample("llama-70b", namespace, site, pause="All"))
+    kubectl.apply(sample("fixed-placement", namespace, site, pause="All"))
     reader = [f"--namespace={namespace}", f"--as=system:serviceaccount:{namespace}:reader"]
     assert "llama-70b" in kubectl("get", "llmd", *reader)
     assert "llama-70b" in kubectl("describe", "llmd", "llama-70b", *reader)

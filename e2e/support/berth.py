@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from e2e.cluster.images import CHECKOUT, Archive
 from e2e.cluster.kind import Cluster
-from e2e.cluster.kubectl import Manifest
+from e2e.cluster.kubectl import Manifest, condition
 from e2e.cluster.shell import run, wait
 
 NAMESPACE: Final = "berth-system"
@@ -61,6 +61,10 @@ class Berth:
         return next(
             (each["metadata"]["name"] for each in self.pods() if holder.startswith(each["metadata"]["name"])), ""
         )
+
+    def ready(self) -> bool:
+        """Two operators, both Ready."""
+        return [condition(pod, "Ready") for pod in self.pods()] == ["True", "True"]
 
     def wait_for_leader(self, timeout: float = 60) -> str:
         wait("an operator leads", self.leader, timeout)

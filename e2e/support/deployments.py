@@ -56,6 +56,18 @@ class Deployment:
     def wait_until_serving(self, groups: int, timeout: float = 180) -> float:
         return wait(f"{self.name} serves with {groups} groups", lambda: self.serves(groups), timeout)
 
+    def wait_until_chosen(self, timeout: float = 60) -> float:
+        """Until a placement has been decided on."""
+        return wait(
+            f"a placement of {self.name}", lambda: self.status().get("placement", {}).get("allocations"), timeout
+        )
+
+    def with_groups(self, groups: int) -> Manifest:
+        """`spec.placement`, fixed, with another number of groups."""
+        placement: Manifest = self.get()["spec"]["placement"]
+        placement["fixed"]["allocations"][0]["groups"] = groups
+        return placement
+
     def reason(self, kind: str) -> str:
         """Reason of a condition; empty if it is not there."""
         conditions = self.status().get("conditions", [])

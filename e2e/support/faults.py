@@ -55,12 +55,12 @@ class Fault:
 # --- containers and processes -----------------------------------------------------------------------------------------
 def kill_container(pod: Manifest) -> None:
     """SIGKILL to the first process of the pod's container, as the kernel's OOM killer sends it."""
-    _task(pod, "kill", "--signal", "SIGKILL", _container(pod))
+    signal_container(pod, "SIGKILL")
 
 
-def freeze_container(pod: Manifest) -> None:
-    """Every process of the container stops where it is."""
-    _task(pod, "pause", _container(pod))
+def signal_container(pod: Manifest, signal: str) -> None:
+    """SIGSTOP stops it where it is: nothing answers, nothing ends."""
+    run("docker", "exec", node_of(pod), "ctr", "-n", "k8s.io", "tasks", "kill", "--signal", signal, _container(pod))
 
 
 def hang_engine(kubectl: Kubectl, pod: Manifest) -> None:
@@ -77,10 +77,6 @@ def in_pod(kubectl: Kubectl, pod: Manifest, *arguments: str) -> str:
     """Output of the container's python3."""
     meta = pod["metadata"]
     return kubectl("exec", f"--namespace={meta['namespace']}", meta["name"], "--", "python3", *arguments)
-
-
-def _task(pod: Manifest, *arguments: str) -> None:
-    run("docker", "exec", node_of(pod), "ctr", "-n", "k8s.io", "tasks", *arguments)
 
 
 def _container(pod: Manifest) -> str:
