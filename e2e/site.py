@@ -46,7 +46,6 @@ class Site:
             mockgpus.heal_devices(node)
             run("docker", "exec", node, "systemctl", "start", "containerd", "kubelet")
             self.cluster.kubectl("uncordon", node)
-        mockgpus.label_again(self.cluster)
         wait("every node is Ready with its GPUs", self._whole, timeout=180, every=1)
 
     def _whole(self) -> bool:

@@ -42,14 +42,6 @@ def install(cluster: Cluster, image: Archive) -> None:
     )
 
 
-def label_again(cluster: Cluster) -> None:
-    """Plugins label their node when they start; one on a node that was made anew starts again."""
-    for node in cluster.kubectl.list("nodes", labels=f"{GPU_LABEL},!{RESOURCE}.product"):
-        selector = f"--field-selector=spec.nodeName={node['metadata']['name']}"
-        where = [f"--namespace={_NAMESPACE}", "-l", "app in (mock-gpu-h100, mock-gpu-a100-40)", selector]
-        cluster.kubectl("delete", "pods", *where, "--grace-period=1", "--wait=false")
-
-
 def allocatable(node: Manifest) -> int:
     return int(node["status"].get("allocatable", {}).get(RESOURCE, 0))
 
