@@ -26,8 +26,11 @@ OWN_CONNECTION: Final = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 3000),
 )
-"""Otherwise all channels of a process to one address share a connection, and one that was refused waits for minutes."""
+"""Otherwise all channels of a process to one address share a connection, and one that was refused waits for minutes;
+and without keepalive a request to a machine that fell silent waits for ever, whatever the Service has learned."""
 ERRORS_WITH_CODES: Final = {"triton_grpc_error": "true"}
 """Asks Triton to end a stream with an error's code; otherwise a stream has only words, and UNAVAILABLE is lost."""
 RETRY_PAUSE: Final = 1.0
