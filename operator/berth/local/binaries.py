@@ -1,9 +1,11 @@
 """The programs of a real control plane, Helm and a policy checker: found here, or built once from pinned Go modules.
 
 `gomodules/<module>/go.mod` and `go.sum` pin every source file of every program; `go build -mod=readonly` refuses
-anything else. Others may have folders of such modules too, also with a program of their own in them (`Binary.modules`). Built programs live in the user's cache folder under a name made of what they were built from, so that a
-changed pin is a new folder and an unchanged one never builds again, also after an upgrade of Go. Several processes may
-ask at once: one builds, the others wait for it. Nothing but the Go module proxy is contacted, and only for a build.
+anything else. Others may have folders of such modules too, also with a program of their own in them
+(`Binary.modules`). Built programs live in the user's cache folder under a name made of what they were built from, so
+that a changed pin is a new folder and an unchanged one never builds again, also after an upgrade of Go. Several
+processes may ask at once: one builds, the others wait for it. Nothing but the Go module proxy is contacted, and only
+for a build.
 """
 
 from __future__ import annotations
