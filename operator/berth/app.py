@@ -26,6 +26,7 @@ from berth.controller.measuring import Measuring
 from berth.controller.nodewatch import NodeWatch
 from berth.controller.reconcile import Reconciler
 from berth.controller.world import Key, World, pool_key
+from berth.core.disruption import Notices
 from berth.core.plan import Defaults
 from berth.errors import BerthError
 from berth.handlers import watch_deployments
@@ -127,6 +128,7 @@ class App:
             relist_seconds=settings.relist,
             metrics=self.metrics,
         )
+        notices = Notices(settings.list_of("notice_taints"), settings.list_of("notice_conditions"))
         self._monitor = Monitor(self._prober, lambda key: self._wake(key), self._time_of_day, settings.canary_interval)
         standing = Standing()
         self.metrics.registry.register(standing)
@@ -141,7 +143,6 @@ class App:
             nodewatch.Limits(settings.node_late, settings.node_silent, settings.gpu_fault_hold, settings.node_stable),
             self.metrics,
         )
-        arbiter = Arbiter(client, self._world, clock.now, self._watch.why_avoided)
         self._reader = Reader(
             self._source,
             lambda key: self._measuring.news(key),
@@ -150,6 +151,9 @@ class App:
             settings.metrics_warm_up,
         )
         self._measuring = Measuring(self._reader, self._wake, self._time_of_day)
+        arbiter = Arbiter(
+            client, self._world, clock.now, lambda node: self._watch.why_avoided(node) or notices.of(node)
+        )
         self._reconciler = Reconciler(
             client,
             self._world,
@@ -159,7 +163,7 @@ class App:
             self._watch,
             self._measuring,
             recorder,
-            Defaults(engine_files(), IMAGES),
+            Defaults(engine_files(), IMAGES, notices),
             self._time_of_day,
             settings.resync,
             self.metrics,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
+from berth.core.disruption import NOTICE_CONDITIONS, NOTICE_TAINTS
 from berth.core.faults import DEFAULT_CONDITIONS, DEFAULT_TAINTS, FaultRules
 from berth.errors import BerthError
 
@@ -68,6 +69,12 @@ class Settings:
         DEFAULT_CONDITIONS, "Node conditions that are GPU faults: Type=Status or Type=Status/!Reason, with commas."
     )
     gpu_fault_taints: str = _setting(DEFAULT_TAINTS, "Keys of node taints that are GPU faults, with commas.")
+    notice_taints: str = _setting(
+        ",".join(NOTICE_TAINTS), "Keys of taints that announce a node's end, separated by commas."
+    )
+    notice_conditions: str = _setting(
+        ",".join(NOTICE_CONDITIONS), "Node conditions that announce a node's end when True, separated by commas."
+    )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -87,6 +94,10 @@ class Settings:
         if complaints:
             raise InvalidSettings("\n".join(complaints))
         return settings
+
+    def list_of(self, name: str) -> frozenset[str]:
+        """The entries of a setting that is a list."""
+        return frozenset(filter(None, (entry.strip() for entry in getattr(self, name).split(","))))
 
     @property
     def listen_address(self) -> tuple[str, int]:

@@ -251,6 +251,30 @@ class AvailabilityStatus(Model):
     """Load of the others after the largest group is lost, as a share of what they carry."""
 
 
+class DomainCount(Model):
+    """One failure domain."""
+
+    name: Words
+    """Value of the topology key."""
+    groups: Count
+    """Groups of which it holds at least one member."""
+
+
+class SpreadStatus(Model):
+    """How the groups stand in failure domains, and what the worst single loss would leave."""
+
+    topology_key: Words
+    """Node label whose values are the domains."""
+    domains: Annotated[tuple[DomainCount, ...], Field(max_length=64)] = ()
+    """Domains with groups, most groups first; empty where no node carries the label."""
+    after_node_loss: Count | None = None
+    """Groups left after the loss of the node that matters most."""
+    after_domain_loss: Count | None = None
+    """Groups left after the loss of the domain that matters most."""
+    message: Words | None = None
+    """Whether that keeps the needed groups, in words."""
+
+
 class Calibration(Model):
     """A factor learned from measurements."""
 
@@ -301,5 +325,7 @@ class LLMDeploymentStatus(Model):
     """The last group that failed."""
     availability: AvailabilityStatus | None = None
     """Predicted availability."""
+    spread: SpreadStatus | None = None
+    """How the groups stand in failure domains."""
     calibration: Annotated[tuple[Calibration, ...], Field(max_length=32)] = ()
     """Factors learned from measurements."""

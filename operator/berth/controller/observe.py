@@ -15,6 +15,7 @@ from berth.api.llmdeployment import LLMDeployment, parse_llmdeployment
 from berth.controller import parse
 from berth.controller.nodewatch import NodeWatch
 from berth.controller.world import Key, World
+from berth.core.disruption import nodes_of, overlapping_budgets
 from berth.core.nodes import NodeView, node_view
 from berth.core.observed import Answer, Group, Shortage, Snapshot
 from berth.core.render.names import pod_name
@@ -56,14 +57,23 @@ class Observer:
             missing_claims=await self._missing_claims(deployment),
             now=self._clock(),
             nodes=self._nodes(groups),
-            facts=self._watch.facts(node for group in groups for node in _nodes_of(group)),
+            facts=self._watch.facts(node for group in groups for node in nodes_of(group)),
             frozen=self._watch.frozen({group.pool for group in groups}),
+            foreign_budgets=self._foreign_budgets(deployment),
+        )
+
+    def _foreign_budgets(self, deployment: LLMDeployment) -> tuple[str, ...]:
+        uid = deployment.metadata.uid
+        pods = [pod["metadata"].get("labels") or {} for pod in self._world.pods_of(uid)]
+        budgets = self._world.budgets_in(deployment.metadata.namespace)
+        return overlapping_budgets(
+            (each for each in budgets if (parse.owner_of(each, "LLMDeployment") or {}).get("uid") != uid), pods
         )
 
     def _nodes(self, groups: Sequence[Group]) -> dict[str, NodeView]:
         """Nodes of the groups; one that nobody can read is as good as unknown."""
         views = {}
-        for name in {node for group in groups for node in _nodes_of(group)}:
+        for name in {node for group in groups for node in nodes_of(group)}:
             raw = self._world.nodes.store.get(None, name)
             if raw is not None:
                 with suppress(ValueError):
@@ -124,8 +134,3 @@ class Observer:
             except NotFound:
                 missing.add(claim)
         return frozenset(missing)
-
-
-def _nodes_of(group: Group) -> set[str]:
-    """Where its members stand or are planned."""
-    return {*group.planned_nodes, *(member.node for member in group.members if member.node)}

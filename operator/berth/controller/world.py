@@ -31,6 +31,7 @@ from berth.metrics import Metrics
 
 BY_DEPLOYMENT = "deployment"
 """Index of children by UID of their LLMDeployment."""
+BY_NAMESPACE = "namespace"
 CHILD_KINDS = (SERVICE, POD_DISRUPTION_BUDGET, CONFIG_MAP)
 
 
@@ -80,6 +81,7 @@ class World:
             *,
             selector: str | None = None,
             index: IndexFunction | None = None,
+            indexes: Mapping[str, IndexFunction] | None = None,
         ) -> Reflector:
             return Reflector(
                 client,
@@ -88,7 +90,7 @@ class World:
                 label_selector=selector,
                 on_change=on_change,
                 transform=transform,
-                indexes={BY_DEPLOYMENT: index} if index else {},
+                indexes=indexes or ({BY_DEPLOYMENT: index} if index else {}),
                 watch_seconds=watch_seconds,
                 relist_seconds=relist_seconds,
                 metrics=metrics,
@@ -100,7 +102,12 @@ class World:
         self.children = {
             kind.name: reflect(kind, self._child, _slim_child, selector=own, index=_deployment_uid)
             for kind in CHILD_KINDS
+            if kind is not POD_DISRUPTION_BUDGET
         }
+        # Those of others, too: two that select the same pod make its eviction fail.
+        indexes = {BY_DEPLOYMENT: _deployment_uid, BY_NAMESPACE: _namespace}
+        self.budgets = reflect(POD_DISRUPTION_BUDGET, self._budget, _slim_child, indexes=indexes)
+        self.children[POD_DISRUPTION_BUDGET.name] = self.budgets
         self.nodes = reflect(NODE, self._node, _slim_node)
         self.pools = reflect(GPU_POOL, self._pool)
 
@@ -139,6 +146,18 @@ class World:
             for child in reflector.store.by_index(BY_DEPLOYMENT, uid)
         }
 
+    def budgets_in(self, namespace: str) -> Iterable[Object]:
+        """Everybody's PodDisruptionBudgets."""
+        return self.budgets.store.by_index(BY_NAMESPACE, namespace)
+
+    def _budget(self, old: Object | None, new: Object | None) -> None:
+        self._child(old, new)
+        if old is None or new is None or old.get("spec") != new.get("spec"):
+            namespace = (new or old or {})["metadata"]["namespace"]
+            for group in self.groups.store.all():
+                if group["metadata"]["namespace"] == namespace:
+                    self._child(group, None)
+
     def _child(self, old: Object | None, new: Object | None) -> None:
         for key in {key for obj in (old, new) if obj is not None for key in deployments_of(obj)}:
             self._wake(key)
@@ -149,8 +168,16 @@ class World:
             self._capacity_changed()
 
     def _node(self, old: Object | None, new: Object | None) -> None:
-        if old is None or new is None or _room(old) != _room(new):
-            self._capacity_changed()
+        if old is not None and new is not None and _prospects(old) == _prospects(new):
+            return
+        self._capacity_changed()
+        name = (new or old or {})["metadata"]["name"]
+        for group in self.groups.store.all():
+            if name in (group["spec"].get("plannedNodes") or ()):
+                self._child(group, None)
+        for pod in self.pods.store.all():
+            if pod["spec"].get("nodeName") == name:
+                self._child(pod, None)
 
     def _pool(self, old: Object | None, new: Object | None) -> None:
         if old is None or new is None or old["metadata"].get("generation") != new["metadata"].get("generation"):
@@ -175,16 +202,20 @@ def _owner_uid(obj: Object) -> Iterable[str]:
     return (owner["uid"],) if owner else ()
 
 
+def _namespace(obj: Object) -> Iterable[str]:
+    return (obj["metadata"]["namespace"],)
+
+
 def _ended(obj: Object) -> bool:
     return (obj.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
-def _room(node: Object) -> tuple[Any, ...]:
-    """What of a node decides whether pods find room there."""
-    ready = [c.get("status") for c in node["status"].get("conditions", ()) if c.get("type") == "Ready"]
+def _prospects(node: Object) -> tuple[Any, ...]:
+    """What of a node decides whether pods find room there and may stay."""
     spec = node.get("spec", {})
     return (
-        ready,
+        {c.get("type"): c.get("status") for c in node["status"].get("conditions", ())},
+        node["metadata"].get("deletionTimestamp"),
         spec.get("unschedulable"),
         spec.get("taints"),
         node["status"].get("allocatable"),

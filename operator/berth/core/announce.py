@@ -27,14 +27,28 @@ class Announcement:
 
 
 _GOOD_WHEN_TRUE: Final = (c.ACCEPTED, c.PLACED, c.AVAILABLE, c.READY, c.AVAILABILITY_TARGET_MET)
-_BAD_WHEN_TRUE: Final = (c.DEGRADED, c.STALLED, c.PLACEMENT_OUTDATED, c.EVACUATIONS_FROZEN)
+_BAD_WHEN_TRUE: Final = (
+    c.DEGRADED,
+    c.STALLED,
+    c.PLACEMENT_OUTDATED,
+    c.EVACUATIONS_FROZEN,
+    c.FOREIGN_PDB_OVERLAP,
+)
+_TOLD_AT_ONCE: Final = (c.ACCEPTED, c.STALLED, c.EVACUATIONS_FROZEN, c.FOREIGN_PDB_OVERLAP)
+"""Bad from the first status on is news, too."""
 
 
 def announcements(
     before: Mapping[str, Any], after: Mapping[str, Any], judged: Iterable[tuple[Group, Judgement]]
 ) -> list[Announcement]:
     """What to tell about a pass that turns status `before` into `after`."""
-    return [*_of_placement(before, after), *_of_groups(judged), *_of_conditions(before, after)]
+    return [
+        *_of_placement(before, after),
+        *_of_groups(judged),
+        *_of_conditions(before, after),
+        *_of_disruption(before, after),
+        *_of_spread(before, after),
+    ]
 
 
 def _of_placement(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[Announcement]:
@@ -80,7 +94,31 @@ def _of_conditions(before: Mapping[str, Any], after: Mapping[str, Any]) -> Itera
         if condition["reason"] == "GroupFailed":
             continue  # the group itself was told of
         bad = (kind in _GOOD_WHEN_TRUE and status == "False") or (kind in _BAD_WHEN_TRUE and status == "True")
-        news = known is not None or (bad and kind in (c.ACCEPTED, c.STALLED, c.EVACUATIONS_FROZEN))
+        news = known is not None or (bad and kind in _TOLD_AT_ONCE)
         if news and (bad or kind in (c.ACCEPTED, c.READY)):
             reason = condition["reason"]
             yield Announcement(reason, "Reconcile", f"{kind} is {status}: {condition['message']}", bad)
+
+
+def _of_disruption(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[Announcement]:
+    """Each new reason is told: that groups leave is good to know, that they cannot is somebody's to mend."""
+    was, now = _condition(before, c.DISRUPTED), _condition(after, c.DISRUPTED)
+    if now.get("status") == "True" and now["reason"] != was.get("reason"):
+        yield Announcement(now["reason"], "Move", now["message"], now["reason"] != "LeavingNodes")
+
+
+def _of_spread(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[Announcement]:
+    """That one loss would be too much, once all stand who should: only then it is the layout and not a failure."""
+    if _fragile(after) and not _fragile(before):
+        found = _condition(after, c.LOSS_TOLERATED)
+        yield Announcement(found["reason"], "Spread", found["message"], True)
+
+
+def _fragile(status: Mapping[str, Any]) -> bool:
+    """More groups serve than are needed, and still one loss leaves too few."""
+    ready, tolerated = (_condition(status, kind).get("status") for kind in (c.READY, c.LOSS_TOLERATED))
+    return ready == "True" and tolerated == "False" and status.get("replicas", 0) > status.get("needed", 0)
+
+
+def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    return next((each for each in status.get("conditions") or () if each.get("type") == kind), {})

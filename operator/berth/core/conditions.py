@@ -23,6 +23,9 @@ METRICS_AVAILABLE: Final = "MetricsAvailable"
 AVAILABILITY_TARGET_MET: Final = "AvailabilityTargetMet"
 PLACEMENT_OUTDATED: Final = "PlacementOutdated"
 REPLICAS_IGNORED: Final = "ReplicasIgnored"
+LOSS_TOLERATED: Final = "LossTolerated"
+DISRUPTED: Final = "Disrupted"
+FOREIGN_PDB_OVERLAP: Final = "ForeignPDBOverlap"
 RECONCILING: Final = "Reconciling"
 STALLED: Final = "Stalled"
 
@@ -54,6 +57,16 @@ REASONS: Final[Mapping[str, str]] = {
     "MetricsFresh": "Every leader that serves was measured lately.",
     "MetricsMissing": "A leader that serves was not measured lately: nothing is decided on metrics until it is.",
     "NothingServes": "No group serves, so nothing can be measured.",
+    "AnyLossKeepsNeeded": "Losing any one node or failure domain leaves the needed groups.",
+    "NodeLossBreaksNeeded": "Losing one node would leave too few groups; the message names it.",
+    "DomainLossBreaksNeeded": "Losing one failure domain would leave too few groups; the message names it.",
+    "NothingStands": "No group has nodes yet.",
+    "NoDisruption": "No group stands on a node that is about to go.",
+    "LeavingNodes": "Groups on cordoned nodes, or nodes about to go, are replaced elsewhere and then leave.",
+    "DisruptionBlocked": "A group should leave its node and cannot; the message says what is missing.",
+    "DisruptionIgnored": "disruption.onCordon is Ignore: groups stay until their node is gone.",
+    "PDBSelectsGroups": "A PodDisruptionBudget of others selects pods of groups, so draining them ends in an error.",
+    "NoForeignPDB": "No PodDisruptionBudget of others selects pods of the groups.",
     "NotAccepted": "The spec was not accepted, see Accepted.",
     "WaitingForCapacity": "No pool has the free GPUs that the next group needs; the message says how many are missing.",
     "LimitReached": "objectives.limits leaves no room for the next group.",

@@ -167,12 +167,13 @@ def _matches_term(node: NodeView, term: Mapping[str, Any]) -> bool:
     fields = term.get("matchFields") or ()
     if not expressions and not fields:
         return False
-    return all(_matches(node.labels, e) for e in expressions) and all(
-        _matches({"metadata.name": node.name}, f) for f in fields
+    return all(matches(node.labels, e) for e in expressions) and all(
+        matches({"metadata.name": node.name}, f) for f in fields
     )
 
 
-def _matches(labels: Mapping[str, str], expression: Mapping[str, Any]) -> bool:
+def matches(labels: Mapping[str, str], expression: Mapping[str, Any]) -> bool:
+    """One expression of a node or label selector against these labels; an operator nobody knows matches nothing."""
     label = labels.get(str(expression.get("key")))
     values = [str(v) for v in expression.get("values") or ()]
     match expression.get("operator"):

@@ -258,3 +258,5 @@ class Snapshot:
     """Why evacuations are frozen where this deployment runs, in words; empty while they are not."""
     measured: Measured | None = None
     """What leaders said of their requests; None where nobody measures."""
+    foreign_budgets: tuple[str, ...] = ()
+    """PodDisruptionBudgets of others that select pods of its groups."""

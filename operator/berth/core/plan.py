@@ -21,6 +21,7 @@ from berth.api.placement import Allocation
 from berth.core import groups as group_life
 from berth.core.accept import accept, backend_of, check_allocation, resolve_model, usable_pool, wanted_groups
 from berth.core.actions import Action, DeleteConfigMap, Ensure, Mark, Record, Reserve, Restore, SetServing
+from berth.core.disruption import NOTICES, Notices, displaced
 from berth.core.drift import mend
 from berth.core.failover import failover_of
 from berth.core.failures import Failure, GroupPolicy, Surroundings, find_failure, suspicion
@@ -49,6 +50,8 @@ class Defaults:
     engine_files: Mapping[str, str]
     images: Mapping[str, str]
     """Image by backend, for deployments that name none."""
+    notices: Notices = NOTICES
+    """What announces the end of a node."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Plan:
     """Where it is to run, in placement.mode Auto."""
     failovers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """How the failover of each group goes, by name of the ReplicaGroup; only those that had one."""
+    displaced: Mapping[str, str] = field(default_factory=dict)
+    """By name of the ReplicaGroup: why it cannot stay where it is."""
 
 
 def make_plan(
@@ -91,7 +96,8 @@ def make_plan(
 ) -> Plan:
     """The plan of one pass. `needed` says how many groups must serve; `decision` is the planner's, in mode Auto."""
     plan = _plan(snapshot, defaults, needed, decision)
-    return replace(plan, decision=decision)
+    alive = [group for group in snapshot.groups if group.alive]
+    return replace(plan, decision=decision, displaced=displaced(alive, snapshot.nodes, defaults.notices))
 
 
 def _plan(
@@ -113,7 +119,7 @@ def _plan(
     if deployment.metadata.deletion_timestamp:
         return Plan(judgements=judgements, wanted=wanted, needed=must_serve, refusal=refusal)
     unplaced = Rollout(blocked=decision.shortage if decision else None)
-    rollout = _rollout(snapshot, wanted, judgements, must_serve) if wanted else unplaced
+    rollout = _rollout(snapshot, wanted, judgements, must_serve, defaults.notices) if wanted else unplaced
     for group in rollout.expired:
         message = f"did not serve within update.deadline {deployment.spec.update.deadline}"
         failure = Failure("DeadlineExceeded", message)
@@ -247,7 +253,9 @@ def _completable(group: Group, wanted: Wanted) -> bool:
     return (group.template_hash, group.config_map) == (template.template_hash, template.config_map_name)
 
 
-def _rollout(snapshot: Snapshot, wanted: Wanted, judgements: Mapping[str, Judgement], needed: int) -> Rollout:
+def _rollout(
+    snapshot: Snapshot, wanted: Wanted, judgements: Mapping[str, Judgement], needed: int, notices: Notices
+) -> Rollout:
     spec = snapshot.deployment.spec
     recovery = spec.replica_groups.recovery
     policy = RolloutPolicy(
@@ -263,12 +271,16 @@ def _rollout(snapshot: Snapshot, wanted: Wanted, judgements: Mapping[str, Judgem
         initial_backoff=seconds(recovery.initial_backoff),
         max_backoff=seconds(recovery.max_backoff),
         deadline=seconds(spec.update.deadline),
+        down_to_needed=spec.disruption.when_no_capacity == "DownToNeeded",
         changes_allowed=spec.pause == "None",
     )
     serving = frozenset(name for name, judgement in judgements.items() if judgement.serving)
     marked = [_as_marked(group, judgements[group.name], snapshot.now) for group in snapshot.groups]
     jitter = zlib.crc32(snapshot.deployment.metadata.uid.encode()) / 2**32
-    return plan_rollout(marked, serving, snapshot.stray_incarnations, snapshot.shortages, policy, snapshot.now, jitter)
+    restless = displaced(marked, snapshot.nodes, notices) if spec.disruption.on_cordon == "Migrate" else {}
+    return plan_rollout(
+        marked, serving, snapshot.stray_incarnations, snapshot.shortages, policy, snapshot.now, jitter, restless
+    )
 
 
 def _as_marked(group: Group, judgement: Judgement, now: float) -> Group:

@@ -1,8 +1,10 @@
 """Which groups a deployment should have next: creating, replacing, updating and removing whole groups.
 
-Groups are numbered slots g0, g1, ...; one slot holds at most one incarnation of the wanted template, and during an
-update the one before it. Invariants:
-- an update touches one slot at a time, and never takes a serving group away while fewer than `needed` would be left;
+Groups are numbered slots g0, g1, ...; one slot holds at most one incarnation of the wanted template that may stay where
+it is, and while it is on its way the one it replaces: of an older template, or displaced (its node is about to go).
+Invariants:
+- neither an update, which touches one slot at a time, nor the way off a node takes a serving group away while fewer
+  than `needed` would be left;
 - a lost group is replaced at once, one that keeps failing with growing delay, and past its failure budget not at all:
   the rest serves on;
 - limits bound everything that holds GPUs, groups on their way out included.
@@ -10,7 +12,7 @@ update the one before it. Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from berth import labels
@@ -33,6 +35,8 @@ class RolloutPolicy:
     initial_backoff: float
     max_backoff: float
     deadline: float
+    down_to_needed: bool = False
+    """Without room for their replacements displaced groups leave as long as those that are needed stay."""
     changes_allowed: bool = True
     """False while the user paused changes: lost groups are still replaced, nothing is updated, added or removed."""
 
@@ -60,6 +64,10 @@ class Rollout:
     retry_after: float | None = None
     updating: bool = False
     """Groups of an older template are still there."""
+    displaced: tuple[Group, ...] = ()
+    """Groups whose node is about to go and that have not begun to leave it."""
+    held: str = ""
+    """Why a displaced group can neither be replaced nor leave; empty while it can."""
 
 
 def plan_rollout(
@@ -70,8 +78,9 @@ def plan_rollout(
     policy: RolloutPolicy,
     now: float,
     jitter: float,
+    displaced: Collection[str] = (),
 ) -> Rollout:
-    """Next step towards `policy.wanted` groups of `policy.template_hash`.
+    """Next step towards `policy.wanted` groups of `policy.template_hash`, none of them `displaced` (names).
 
     `serving` names the ReplicaGroups that serve, some before their label is seen: only with it do requests reach them,
     and only then may others leave in their favour. Per slot, `strays` are the highest incarnations of pods without a
@@ -79,8 +88,8 @@ def plan_rollout(
     """
     alive = [group for group in groups if group.alive]
     routed = frozenset(group.name for group in alive if group.name in serving and group.leader and group.leader.serving)
-    slots = _choose_slots(alive, serving, policy)
-    retire = _no_longer_wanted(alive, routed, slots, policy) if policy.changes_allowed else []
+    slots = _choose_slots(alive, serving, displaced, policy)
+    retire = _no_longer_wanted(alive, routed, displaced, slots, policy) if policy.changes_allowed else []
     outdated = [group for group in alive if group.template_hash != policy.template_hash and group not in retire]
     occupied = {group.group for group in alive if group not in retire}
     missing = [slot for slot in sorted(slots) if slot not in occupied]
@@ -100,7 +109,15 @@ def plan_rollout(
         else:
             blocked = budget.shortage()
     waiting = [setbacks[slot] for slot in missing]
-    if outdated and policy.changes_allowed and not retire:
+    restless = [group for group in alive if group.name in displaced and group not in retire]
+    away = _Departure()
+    if restless and policy.changes_allowed:
+        away = _make_way(alive, restless, retire, routed, shortages, policy, budget, setbacks)
+        create += [NewGroup(slot, next_incarnation(groups, strays, slot), "Move") for slot in away.create]
+        waiting += away.waiting
+    retire += away.retire
+    outdated = [group for group in outdated if group not in restless]
+    if outdated and policy.changes_allowed and not retire and not set(away.create) - set(shortages):
         step = _update_one(alive, outdated, serving, routed, shortages, policy, budget, setbacks, bool(missing))
         if step.create is not None:
             create.append(NewGroup(step.create, next_incarnation(groups, strays, step.create), "Update"))
@@ -109,7 +126,7 @@ def plan_rollout(
         waiting += step.waiting
     for slot in missing:
         blocked = blocked or shortages.get(slot)
-    started = _unproven_updates(alive, serving, policy) if outdated and policy.changes_allowed else []
+    started = _unproven(alive, serving, policy, outdated, restless) if policy.changes_allowed else []
     left = {group.name: (group.waiting_since or now) + policy.deadline - now for group in started}
     delays = [*left.values()]
     delays += [setback.delay for setback in waiting if setback.holds]
@@ -121,6 +138,8 @@ def plan_rollout(
         "; ".join(setback.words for setback in waiting if setback.words),
         min((delay for delay in delays if delay > 0), default=None),
         updating=bool(outdated),
+        displaced=tuple(group for group in restless if group not in retire) if policy.changes_allowed else (),
+        held=away.held,
     )
 
 
@@ -129,11 +148,14 @@ def next_incarnation(groups: Iterable[Group], strays: Mapping[int, int], slot: i
     return max([strays.get(slot, 0), *(group.incarnation for group in groups if group.group == slot)]) + 1
 
 
-def _choose_slots(alive: Sequence[Group], serving: frozenset[str], policy: RolloutPolicy) -> frozenset[int]:
-    """The slots to keep or fill: those that serve first, then the most recent template, then low numbers."""
-    best: dict[int, tuple[bool, bool, int]] = {}
+def _choose_slots(
+    alive: Sequence[Group], serving: frozenset[str], displaced: Collection[str], policy: RolloutPolicy
+) -> frozenset[int]:
+    """The slots to keep or fill: those that serve first, then those that may stay, the most recent template, low."""
+    best: dict[int, tuple[bool, bool, bool, int]] = {}
     for group in alive:
-        rank = (group.name not in serving, group.template_hash != policy.template_hash, group.group)
+        outdated = group.template_hash != policy.template_hash
+        rank = (group.name not in serving, group.name in displaced, outdated, group.group)
         best[group.group] = min(best.get(group.group, rank), rank)
     chosen = sorted(best, key=lambda slot: best[slot])[: policy.wanted]
     free = (slot for slot in range(policy.wanted + len(best)) if slot not in best)
@@ -143,29 +165,127 @@ def _choose_slots(alive: Sequence[Group], serving: frozenset[str], policy: Rollo
 
 
 def _no_longer_wanted(
-    alive: Sequence[Group], routed: frozenset[str], slots: frozenset[int], policy: RolloutPolicy
+    alive: Sequence[Group],
+    routed: frozenset[str],
+    displaced: Collection[str],
+    slots: frozenset[int],
+    policy: RolloutPolicy,
 ) -> list[Group]:
     """Surplus groups, and the others in slots where a group of the wanted template gets requests.
 
     As many as are needed stay until others get requests in their place.
     """
     leaving = [group for group in alive if group.group not in slots]
-    leaving += [group for group in _superseded(alive, routed, policy) if group not in leaving]
+    for slot in sorted(slots):
+        mates = [group for group in alive if group.group == slot]
+        leaving += _superseded(mates, routed, displaced, policy)
     staying = sum(group.name in routed for group in alive if group not in leaving)
     kept = [group for group in reversed(leaving) if group.name in routed][: max(0, policy.needed - staying)]
     return [group for group in leaving if group not in kept]
 
 
-def _superseded(alive: Sequence[Group], routed: frozenset[str], policy: RolloutPolicy) -> list[Group]:
-    done = {
-        group.group: group for group in alive if group.template_hash == policy.template_hash and group.name in routed
-    }
-    return [group for group in alive if group.group in done and group is not done[group.group]]
+def _superseded(
+    mates: Sequence[Group], routed: frozenset[str], displaced: Collection[str], policy: RolloutPolicy
+) -> list[Group]:
+    """Of the groups in one slot those that have done their part.
+
+    One that gets requests where it may stay ends all others, a replacement that is no longer called for among them.
+    Until then what served stays, and the oldest that is on its way to a place where it may stay.
+    """
+    current = sorted(
+        (group for group in mates if group.template_hash == policy.template_hash), key=lambda each: each.incarnation
+    )
+    settled = [group for group in current if group.name in routed and group.name not in displaced]
+    coming = [group for group in current if group.name not in displaced and group not in settled]
+    if settled:
+        return [group for group in mates if group is not settled[-1]]
+    unborn = [group for group in current if group.name in displaced and not _ever_served(group)] if coming else []
+    return coming[1:] + unborn
 
 
-def _unproven_updates(alive: Sequence[Group], serving: frozenset[str], policy: RolloutPolicy) -> list[Group]:
-    """Groups of the wanted template that do not serve yet."""
-    return [group for group in alive if group.template_hash == policy.template_hash and group.name not in serving]
+def _ever_served(group: Group) -> bool:
+    return group.leader is not None and group.leader.token_restarts is not None
+
+
+def _unproven(
+    alive: Sequence[Group],
+    serving: frozenset[str],
+    policy: RolloutPolicy,
+    outdated: Sequence[Group],
+    displaced: Sequence[Group],
+) -> list[Group]:
+    """Groups of the wanted template that do not serve yet while what they replace still stands."""
+    places = {group.group for group in displaced}
+    return [
+        group
+        for group in alive
+        if group.template_hash == policy.template_hash
+        and group.name not in serving
+        and (outdated or (group.group in places and group not in displaced))
+    ]
+
+
+@dataclass(frozen=True)
+class _Departure:
+    """What happens to the groups whose nodes are about to go; `create` are slots that get another incarnation."""
+
+    create: tuple[int, ...] = ()
+    retire: tuple[Group, ...] = ()
+    held: str = ""
+    waiting: tuple[_Setback, ...] = ()
+
+
+def _make_way(
+    alive: Sequence[Group],
+    restless: Sequence[Group],
+    retiring: Sequence[Group],
+    routed: frozenset[str],
+    shortages: Mapping[int, Shortage],
+    policy: RolloutPolicy,
+    budget: _GPUBudget,
+    setbacks: Mapping[int, _Setback],
+) -> _Departure:
+    """Replacements first, all at once; a group leaves before its own serves only where the user lets it.
+
+    That is without room for them under `whenNoCapacity: DownToNeeded`, and within maxUnavailable under `surge: Never`.
+    """
+    create: list[int] = []
+    retire: list[Group] = []
+    held: list[str] = []
+    waiting: list[_Setback] = []
+    left = {group.name for group in alive if group.name in routed and group not in retiring}
+    for slot in sorted({group.group for group in restless} & set(setbacks)):
+        here = [group for group in restless if group.group == slot]
+        coming = [group for group in alive if group.group == slot and group not in (*here, *retiring)]
+        if any(group.template_hash == policy.template_hash for group in coming):
+            continue
+        if setbacks[slot].holds:
+            waiting.append(setbacks[slot])
+            continue
+        shortage = shortages.get(slot)
+        if policy.surge and budget.take():
+            create.append(slot)
+            if shortage is None:
+                continue
+        elif policy.surge:
+            shortage = budget.shortage()
+        after = left - {group.name for group in here}
+        spare = policy.down_to_needed or (not policy.surge and policy.wanted - len(after) <= policy.max_unavailable)
+        if spare and len(after) >= policy.needed:
+            left = after
+            retire += here
+            continue
+        held.append(_why_held(here[0], shortage, len(after), policy))
+    return _Departure(tuple(create), tuple(retire), "; ".join(held), tuple(waiting))
+
+
+def _why_held(group: Group, shortage: Shortage | None, left: int, policy: RolloutPolicy) -> str:
+    room = shortage.message if shortage else "update.surge is Never"
+    if left < policy.needed:
+        return f"g{group.group} cannot be replaced ({room}) and without it {left} of {policy.needed} needed would serve"
+    if policy.surge:
+        return f"g{group.group} cannot be replaced ({room}) and disruption.whenNoCapacity is Block"
+    return f"g{group.group} waits: {room} and update.maxUnavailable {policy.max_unavailable} is used up"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ zone, all 4 in one zone only with that one. So every way to go on is scored by t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -157,3 +157,41 @@ def _filled(
 def breaks_requirement(goal: SpreadGoal, domain: str) -> bool:
     """True when a required spread forbids one more group in the domain: its loss would leave fewer than needed."""
     return goal.required and goal.standing.get(domain, 0) + 1 > goal.groups - goal.needed
+
+
+# --- what a loss would leave ------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Losses:
+    """How many groups stand in each domain, and how many are left after the worst loss of one node or domain."""
+
+    domains: Mapping[str, int]
+    """Empty where no node carries the label."""
+    worst_node: str
+    after_node: int
+    worst_domain: str = ""
+    after_domain: int | None = None
+    """None where domains are not known."""
+
+
+def losses(groups: Sequence[Collection[str]], domain_of: Mapping[str, str]) -> Losses | None:
+    """From the names of each group's nodes and the domain of each node that is labelled; None without groups.
+
+    A group dies with any of its nodes. Nodes without the label share one domain: the careful guess.
+    """
+    nodes = {name for members in groups for name in members}
+    if not nodes:
+        return None
+
+    def hit(names: Collection[str]) -> int:
+        return sum(not set(names).isdisjoint(members) for members in groups)
+
+    worst_node = max(sorted(nodes), key=lambda name: hit((name,)))
+    found = Losses({}, worst_node, len(groups) - hit((worst_node,)))
+    if not nodes & domain_of.keys():
+        return found
+    members_of: dict[str, list[str]] = {}
+    for name in sorted(nodes):
+        members_of.setdefault(domain_of.get(name, ""), []).append(name)
+    counts = {domain: hit(names) for domain, names in members_of.items()}
+    worst = max(sorted(counts), key=lambda domain: counts[domain])
+    return Losses(counts, worst_node, found.after_node, worst, len(groups) - counts[worst])

@@ -14,6 +14,7 @@ from typing import Any
 from berth import labels
 from berth.api.llmdeployment import LLMDeployment
 from berth.core import conditions as c
+from berth.core import resilience
 from berth.core.accept import wanted_groups
 from berth.core.applied import without_empty_maps
 from berth.core.conditions import Condition, frozen_condition, merge
@@ -59,6 +60,9 @@ def build_status(snapshot: Snapshot, plan: Plan, outcome: Outcome, report: Repor
         "groupCounts": dict(sorted(Counter(state for _, state in facts.states).items())),
         "groups": _groups(facts),
     }
+    spread = resilience.spread_status(snapshot, plan)
+    if spread is not None:
+        status["spread"] = spread
     if plan.decision is not None:
         status |= {name: part for name, part in plan.decision.status.items() if name != "placement"}
     if plan.wanted is not None:
@@ -103,6 +107,7 @@ class _Facts:
             for group, judgement in self.judged
             if judgement.state is State.DRAINING or group in plan.rollout.retire
         ]
+        self.leaving = resilience.leaving(plan)
         self.missing = self.count - self.counted
         self.shortage = next(iter(outcome.shortages.values()), None) or plan.rollout.blocked
         taken = outcome.name_conflicts[0] if outcome.name_conflicts else ""
@@ -145,7 +150,8 @@ def _asked_for(snapshot: Snapshot) -> int:
 def _conditions(facts: _Facts) -> list[Condition]:
     plan, deployment = facts.plan, facts.snapshot.deployment
     spec = deployment.spec
-    settled = facts.ready == facts.count and not facts.starting and not facts.draining and not plan.rollout.updating
+    settled = facts.ready == facts.count and not (facts.starting or facts.draining or facts.leaving)
+    settled = settled and not plan.rollout.updating
     conditions = [
         _accepted(facts),
         _placed(facts),
@@ -165,6 +171,7 @@ def _conditions(facts: _Facts) -> list[Condition]:
     told = any(each.get("type") == c.EVACUATIONS_FROZEN for each in stored.get("conditions") or ())
     if facts.snapshot.frozen or told:
         conditions.append(frozen_condition(facts.snapshot.frozen))
+    conditions += resilience.conditions(facts.snapshot, plan)
     if plan.decision is not None and plan.wanted is not None:
         conditions += tell.conditions(plan.decision.status)
     if facts.report is not None:
@@ -240,6 +247,8 @@ def _progress_reason(facts: _Facts) -> str:
         return _listed(facts.shortage.reason) if facts.shortage else "GroupsMissing"
     if facts.plan.rollout.updating:
         return "Updating"
+    if facts.leaving:
+        return "DisruptionBlocked" if facts.plan.rollout.held else "LeavingNodes"
     if facts.failed and facts.starting:
         return "Replacing"
     if facts.starting:
@@ -299,6 +308,8 @@ def _summary_message(facts: _Facts) -> str:
         return f"{what}: {facts.shortage.message}"
     if facts.held_up:
         return facts.held_up[1]
+    if facts.leaving:
+        return f"Cannot leave: {plan.rollout.held}" if plan.rollout.held else f"Moving {facts.leaving}"
     if plan.rollout.blocked is not None and plan.rollout.updating:
         return f"Update waits: {plan.rollout.blocked.message}"
     if plan.rollout.updating:

@@ -18,9 +18,13 @@ SHAPES: dict[str, Manifest] = {
     "two nodes": deployment(tensor=8, pipeline=2, groups=1),
     "two needed": deployment(tensor=2, groups=3, min_available=2),
     "no surge": deployment(tensor=8, groups=3, update={"surge": "Never", "maxUnavailable": 1}),
+    "down to needed": deployment(tensor=8, disruption={"whenNoCapacity": "DownToNeeded"}),
+    "stays": deployment(tensor=4, disruption={"onCordon": "Ignore"}),
     "limit": deployment(tensor=4, objectives={"limits": {"gpus": 8}}, update={"maxUnavailable": 1}),
 }
 NODES = {"two nodes": 6}
+ROOM = ("one pod", "two nodes", "two needed")
+"""Shapes that can leave a node with all their groups."""
 
 
 def _pick(found: list[Any], number: int) -> list[Any]:
@@ -145,6 +149,10 @@ def node_dies(simulation: Simulation, number: int) -> None:
     simulation.dead ^= set(_pick(list(simulation.nodes), number))
 
 
+def cordon(simulation: Simulation, number: int) -> None:
+    simulation.cordoned ^= set(_pick(list(simulation.nodes), number))
+
+
 def others_come(simulation: Simulation, number: int) -> None:
     """Pods of others take or leave the GPUs of a node."""
     for name in _pick(list(simulation.nodes), number):
@@ -177,14 +185,17 @@ EVENTS: list[Callable[[Simulation, int], None]] = [
     lose_children,
     wait,
     node_dies,
+    cordon,
+    cordon,
     others_come,
     *[proceed] * 6,
 ]
 NUMBERS = st.integers(0, 11)
 
 
-def converge(simulation: Simulation) -> None:
-    """Fate and the user rest; everything ends as wanted."""
+def converge(simulation: Simulation, cordoned: int) -> None:
+    """Fate and the user rest, so many nodes stay cordoned; everything ends as wanted."""
+    simulation.cordoned = set(sorted(simulation.cordoned)[:cordoned])
     simulation.silent, simulation.busy, simulation.dead = set(), False, set()
     simulation.nodes = dict.fromkeys(simulation.nodes, 8)
     simulation.stored["spec"]["pause"] = "None"
@@ -214,6 +225,7 @@ def settled(simulation: Simulation) -> bool:
         and all(map(simulation.serves, alive))
         and len(simulation.pods) == members
         and others <= {labels.FAILED}
+        and not {pod["spec"]["nodeName"] for pod in simulation.pods.values()} & simulation.cordoned
         and simulation.stored["status"]["summary"]["message"] == "Ready"
     )
 
@@ -227,4 +239,42 @@ def test_whatever_happens_nothing_forbidden_happens_and_it_settles(shape: str, e
         simulation.history.append(f"--- {event.__name__} {number} cut {cut}")
         event(simulation, number)
         simulation.run_pass(cut)
-    converge(simulation)
+    converge(simulation, int(shape in ROOM))
+
+
+DRAINS: dict[str, Manifest] = {
+    "block": deployment(tensor=8, groups=3, min_available=2),
+    "down to needed": deployment(
+        tensor=8, groups=3, min_available=2, disruption={"whenNoCapacity": "DownToNeeded"}, update={"maxUnavailable": 1}
+    ),
+    "no surge": deployment(tensor=8, groups=3, min_available=2, update={"surge": "Never", "maxUnavailable": 2}),
+    "over nodes": deployment(tensor=8, pipeline=2, min_available=1, disruption={"whenNoCapacity": "DownToNeeded"}),
+}
+TAKEN_AWAY: list[Callable[[Simulation, int], None]] = [
+    cordon,
+    cordon,
+    cordon,
+    others_come,
+    silence,
+    speak,
+    edit,
+    forget,
+    unready,
+    wipe,
+    *[proceed] * 4,
+]
+
+
+@pytest.mark.parametrize("shape", DRAINS)
+@settings(max_examples=25)
+@given(events=st.lists(st.tuples(st.sampled_from(TAKEN_AWAY), NUMBERS, st.none() | st.integers(0, 5)), max_size=30))
+def test_nodes_are_taken_away_in_any_order_and_those_that_are_needed_serve(shape: str, events: list[Any]) -> None:
+    simulation = Simulation(DRAINS[shape], 6 if shape == "over nodes" else 4)
+    for _ in range(8):
+        proceed(simulation, 0)
+    assert settled(simulation)
+    for event, number, cut in events:
+        simulation.history.append(f"--- {event.__name__} {number} cut {cut}")
+        event(simulation, number)
+        simulation.run_pass(cut)
+    converge(simulation, 0)
