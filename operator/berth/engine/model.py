@@ -1,8 +1,8 @@
 """The Triton Python model: requests in, text out, on one engine. Runs in Triton's stub process.
 
 Threads: Triton calls `execute` and never waits; the engine lives on an asyncio loop in a thread of its own; a second
-thread sends the answers, because sending waits for the server; a third reports to the launcher and looks for
-cancelled requests, so that a frozen engine still reports and a frozen process does not.
+thread sends the answers, because sending waits for the server, and asks in between who has cancelled; a third reports
+to the launcher, so that a frozen engine still reports and a frozen process does not.
 
 Invariant: every request that came in gets exactly one final answer, whatever happens to it.
 """
@@ -10,13 +10,13 @@ Invariant: every request that came in gets exactly one final answer, whatever ha
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from berth.engine.meter import Failure, Meter, Ticket
 from berth.engine.request import PREFIX, Limits, Request, parse
 
 REPORT_SECONDS = 0.25
+CANCEL_REPORTS = 2
+"""Every so many reports each request is asked whether its client is still there; the server answers one at a time."""
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 DRAINING = "this group is draining: reconnect and send the request again"
 
@@ -77,7 +79,7 @@ class TritonPythonModel:
     def execute(self, batch: list[Any]) -> None:
         """Hands the requests to the loop; answers go through their senders."""
         for request in batch:
-            sender = request.get_response_sender()
+            sender = Outlet(request.get_response_sender())
             try:
                 self._accept(request, sender)
             except Exception as error:
@@ -94,7 +96,7 @@ class TritonPythonModel:
         self._loop.close()
 
     # --- requests ----------------------------------------------------------------------------------------------------
-    def _accept(self, request: Any, sender: Any) -> None:
+    def _accept(self, request: Any, sender: Outlet) -> None:
         inputs = read_inputs(request)
         name = request.request_id()
         if inputs.get("stop"):
@@ -108,7 +110,7 @@ class TritonPythonModel:
         ticket = self._meter.accept(canary=canary)
         asyncio.run_coroutine_threadsafe(self._serve(name, inputs, sender, ticket), self._loop)
 
-    async def _serve(self, name: str, inputs: dict[str, Any], sender: Any, ticket: Ticket) -> None:
+    async def _serve(self, name: str, inputs: dict[str, Any], sender: Outlet, ticket: Ticket) -> None:
         task = asyncio.current_task()
         assert task is not None
         active = _Active(name, sender, task)
@@ -129,7 +131,7 @@ class TritonPythonModel:
             del self._active[id(active)]
             self._meter.close(ticket, failure)
 
-    async def _generate(self, request: Request, sender: Any, ticket: Ticket) -> None:
+    async def _generate(self, request: Request, sender: Outlet, ticket: Ticket) -> None:
         assert self._engine is not None
         ticket.requested_tokens = request.sampling.max_tokens
         texts = [request.prompt] if request.echo else []
@@ -149,7 +151,7 @@ class TritonPythonModel:
             await pieces.aclose()  # type: ignore[attr-defined]  # generators have it; ends the request in the engine
         raise RuntimeError("the engine ended the answer without a reason")
 
-    def _stop(self, name: str, sender: Any) -> None:
+    def _stop(self, name: str, sender: Outlet) -> None:
         """`stop` with a request id cancels the requests of that id; the answer says how many."""
         if not name:
             raise RequestError("stop needs the id of the request that is to end")
@@ -160,7 +162,7 @@ class TritonPythonModel:
         self._answers.put(lambda: sender.send(response, flags=FINAL))
 
     # --- answers -----------------------------------------------------------------------------------------------------
-    def _answer(self, sender: Any, request: Request, text: str, piece: Piece, ticket: Ticket) -> None:
+    def _answer(self, sender: Outlet, request: Request, text: str, piece: Piece, ticket: Ticket) -> None:
         output = [text_tensor("text_output", text)]
         if piece.finish_reason and request.reasons:
             output.append(text_tensor("finish_reason", piece.finish_reason))
@@ -172,7 +174,7 @@ class TritonPythonModel:
         response = pb_utils.InferenceResponse(output)
         self._answers.put(lambda: sender.send(response, flags=flags))
 
-    def _answer_error(self, sender: Any, error: Exception) -> None:
+    def _answer_error(self, sender: Outlet, error: Exception) -> None:
         response = pb_utils.InferenceResponse(error=triton_error(error))
         self._answers.put(lambda: sender.send(response, flags=FINAL))
 
@@ -185,15 +187,20 @@ class TritonPythonModel:
 
     # --- reporting ---------------------------------------------------------------------------------------------------
     def _report(self) -> None:
+        reports = 0
         while not self._ended.wait(REPORT_SECONDS):
             if os.getppid() != self._parent:
                 os._exit(1)  # the server is gone; nobody else would end this process
             self._meter.set_objectives(self._control.read().get("objectives") or {})
             self._write_state()
-            for active in list(self._active.values()):
-                with contextlib.suppress(Exception):  # its final answer may have gone out meanwhile
-                    if active.sender.is_cancelled():
-                        self._loop.call_soon_threadsafe(active.task.cancel)
+            reports += 1
+            if reports % CANCEL_REPORTS == 0:
+                for active in list(self._active.values()):
+                    self._answers.put(partial(self._end_if_cancelled, active))
+
+    def _end_if_cancelled(self, active: _Active) -> None:
+        if active.sender.is_cancelled():
+            self._loop.call_soon_threadsafe(active.task.cancel)
 
     def _member_lost(self) -> bool:
         return bool(self._control.read().get("member_lost"))
@@ -222,12 +229,31 @@ class TritonPythonModel:
             await self._engine.close()
 
 
+class Outlet:
+    """The way back to one client, used by the thread that sends and by no other.
+
+    Once a final answer is on its way the server has freed what `is_cancelled` looks at, and a question that crosses it
+    ends the whole server with SIGSEGV (Triton 2.51).
+    """
+
+    def __init__(self, sender: Any) -> None:
+        self._sender = sender
+        self._ended = False
+
+    def send(self, response: Any, flags: int = 0) -> None:
+        self._ended = self._ended or flags == FINAL
+        self._sender.send(response, flags=flags)
+
+    def is_cancelled(self) -> bool:
+        return not self._ended and bool(self._sender.is_cancelled())
+
+
 class _Active:
     """A request that is being served."""
 
     __slots__ = ("name", "sender", "task")
 
-    def __init__(self, name: str, sender: Any, task: asyncio.Task[None]) -> None:
+    def __init__(self, name: str, sender: Outlet, task: asyncio.Task[None]) -> None:
         self.name = name
         self.sender = sender
         self.task = task

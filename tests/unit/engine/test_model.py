@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,13 +62,19 @@ class Sender:
         self.responses: list[Response] = []
         self.finals = 0
         self.cancelled = False
+        self.questions = self.late_questions = 0
+        self.threads: set[int] = set()
 
     def send(self, response: Response, flags: int = 0) -> None:
         assert not self.finals, "an answer after the final one"
+        self.threads.add(threading.get_ident())
         self.responses.append(response)
         self.finals += flags == FINAL
 
     def is_cancelled(self) -> bool:
+        self.threads.add(threading.get_ident())
+        self.questions += 1
+        self.late_questions += self.finals
         return self.cancelled
 
     @property
@@ -215,6 +222,17 @@ def test_a_client_that_goes_away_ends_its_request(bench: Bench) -> None:
     assert sender.error is not None
     assert sender.error.code == TritonError.CANCELLED
     until(lambda: (bench.state()["in_flight"], bench.state()["running"]) == (0, 0))
+
+
+def test_a_request_that_is_over_is_never_asked_about(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[type(bench.model).__module__], "REPORT_SECONDS", 0.0005)
+    bench.load(simulated={**SIMULATED, "time_scale": 50})
+    senders = [bench.ask(streaming=True, sampling_param_max_tokens=1 + number % 7) for number in range(300)]
+    until(lambda: all(sender.finals for sender in senders))
+    bench.unload()
+    assert sum(sender.questions for sender in senders) > 0
+    assert not [sender for sender in senders if sender.late_questions], "Triton's server dies of it"
+    assert len(set().union(*(sender.threads for sender in senders))) == 1, "a question never crosses an answer"
 
 
 def test_stop_ends_all_requests_of_a_name(bench: Bench) -> None:
