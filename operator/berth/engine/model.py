@@ -33,8 +33,6 @@ from berth.engine.meter import Failure, Meter, Ticket
 from berth.engine.request import PREFIX, Limits, Request, parse
 
 REPORT_SECONDS = 0.25
-CANCEL_REPORTS = 2
-"""Every so many reports each request is asked whether its client is still there; the server answers one at a time."""
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 DRAINING = "this group is draining: reconnect and send the request again"
 
@@ -187,16 +185,13 @@ class TritonPythonModel:
 
     # --- reporting ---------------------------------------------------------------------------------------------------
     def _report(self) -> None:
-        reports = 0
         while not self._ended.wait(REPORT_SECONDS):
             if os.getppid() != self._parent:
                 os._exit(1)  # the server is gone; nobody else would end this process
             self._meter.set_objectives(self._control.read().get("objectives") or {})
             self._write_state()
-            reports += 1
-            if reports % CANCEL_REPORTS == 0:
-                for active in list(self._active.values()):
-                    self._answers.put(partial(self._end_if_cancelled, active))
+            for active in list(self._active.values()):
+                self._answers.put(partial(self._end_if_cancelled, active))
 
     def _end_if_cancelled(self, active: _Active) -> None:
         if active.sender.is_cancelled():
