@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ Document = dict[str, Any]
 
 
 class Writer:
-    """Replaces one file."""
+    """Replaces one file; threads take turns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._new = path.with_name(path.name + ".new")
+        self._turn = threading.Lock()
 
     def write(self, document: Document) -> None:
-        self._new.write_text(json.dumps(document, separators=(",", ":")))
-        self._new.replace(self._path)
+        with self._turn:
+            self._new.write_text(json.dumps(document, separators=(",", ":")))
+            self._new.replace(self._path)
 
 
 class Reader:

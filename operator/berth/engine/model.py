@@ -191,9 +191,12 @@ class TritonPythonModel:
             self._meter.set_objectives(self._control.read().get("objectives") or {})
             self._write_state()
             for active in list(self._active.values()):
-                self._answers.put(partial(self._end_if_cancelled, active))
+                if not active.question:  # a slow server still has the last one to answer
+                    active.question = True
+                    self._answers.put(partial(self._end_if_cancelled, active))
 
     def _end_if_cancelled(self, active: _Active) -> None:
+        active.question = False
         if active.sender.is_cancelled():
             self._loop.call_soon_threadsafe(active.task.cancel)
 
@@ -246,12 +249,14 @@ class Outlet:
 class _Active:
     """A request that is being served."""
 
-    __slots__ = ("name", "sender", "task")
+    __slots__ = ("name", "question", "sender", "task")
 
     def __init__(self, name: str, sender: Outlet, task: asyncio.Task[None]) -> None:
         self.name = name
         self.sender = sender
         self.task = task
+        self.question = False
+        """Whether its client is gone is about to be asked."""
 
 
 class Draining(Exception):

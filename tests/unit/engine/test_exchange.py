@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from berth.engine.control import Control
@@ -66,3 +67,10 @@ def test_a_zombie_is_not_alive() -> None:
     child.communicate()
     assert not process_alive(child.pid)
     assert parent_of(child.pid) is None
+
+
+def test_threads_that_write_the_same_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "file")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: writer.write({"a": number}), range(400)))
+    assert Reader(tmp_path / "file").read()["a"] in range(400)
