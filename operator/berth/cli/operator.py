@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 
 import click
+
+from berth import logs
 
 
 @click.group("operator")
@@ -17,15 +18,20 @@ def operator() -> None:
 
 @operator.command()
 @click.option("--verbose", is_flag=True, help="Log debug messages.")
-def run(verbose: bool) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(logs.FORMATS),
+    default="text",
+    show_default=True,
+    help="One line per message: for people, or as JSON.",
+)
+def run(verbose: bool, log_format: logs.Format) -> None:
     """Reconcile LLMDeployments until SIGTERM. Settings are environment variables BERTH_*."""
     from berth.app import App
     from berth.errors import BerthError
     from berth.settings import InvalidSettings, Settings
 
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logs.configure(log_format, verbose=verbose)
     try:
         settings = Settings.from_environment(os.environ)
     except InvalidSettings as error:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from berth import labels
+from berth import labels, logs
 from berth.controller.arbiter import Arbiter, Claim
 from berth.core import actions as do
 from berth.core import groups as group_life
@@ -56,11 +56,12 @@ class Executor:
                 continue
             if isinstance(order, do.Create) and order.group.uid in done.given_up:
                 continue
-            try:
-                await self._carry_out(order, namespace, claim, done)
-            except (Rejected, Forbidden) as error:
-                _log.warning("refused: %s", error)
-                await self._give_up(order, str(error), done)
+            with logs.about(**_group_of(order)):
+                try:
+                    await self._carry_out(order, namespace, claim, done)
+                except (Rejected, Forbidden) as error:
+                    _log.warning("refused: %s", error)
+                    await self._give_up(order, str(error), done)
         return Outcome(done.shortages, tuple(done.conflicts), tuple(done.refusals))
 
     async def _carry_out(
@@ -204,6 +205,17 @@ class Executor:
                     await self._mark(released.group, released.labels, released.annotations)
         else:
             done.refusals.append(words)
+
+
+def _group_of(order: do.Action) -> dict[str, str | int]:
+    """Whose life an order is about, for the log."""
+    match order:
+        case do.Reserve(group, incarnation):
+            return {"group": f"g{group}", "incarnation": incarnation}
+        case do.Create(group) | do.Mark(group) | do.Record(group) | do.DeleteGroup(group):
+            return {"group": f"g{group.group}", "incarnation": group.incarnation}
+        case _:
+            return {}
 
 
 def _same_owner(wanted: Object, found: Object) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from berth import labels
+from berth import labels, logs
 from berth.api.llmdeployment import LLMDeployment
 from berth.controller.arbiter import Arbiter, Claim
 from berth.controller.execute import Executor
@@ -20,7 +20,7 @@ from berth.controller.world import Key, World
 from berth.core import actions as do
 from berth.core import failover
 from berth.core import groups as group_life
-from berth.core.announce import announcements
+from berth.core.announce import Announcement, announcements
 from berth.core.conditions import ACCEPTED, READY, STALLED, Condition, merge
 from berth.core.failures import IN_PLACE
 from berth.core.groups import State
@@ -112,7 +112,12 @@ class Reconciler:
     async def reconcile(self, key: Key) -> float | None:
         """One pass over `key`; returns when the next is due, in seconds."""
         if key.kind == "GPUPool":
-            return await self._pools.reconcile(key)
+            with logs.about(pool=key.name):
+                return await self._pools.reconcile(key)
+        with logs.about(namespace=key.namespace, deployment=key.name):
+            return await self._reconcile_deployment(key)
+
+    async def _reconcile_deployment(self, key: Key) -> float | None:
         raw = await self._observer.read(key)
         if raw is None:
             self._forget(key)
@@ -216,15 +221,24 @@ class Reconciler:
         await self._apply_status(dict(snapshot.raw), status)
         judged = [(group, plan.judgements[group.name]) for group in snapshot.groups]
         for news in announcements(stored, status, judged):
-            regarded = [snapshot.raw] if news.group is None else [snapshot.raw, news.group.manifest]
-            for regarding in regarded:
-                self._recorder.record(
-                    dict(regarding),
-                    news.reason,
-                    news.note,
-                    action=news.action,
-                    type_="Warning" if news.warning else "Normal",
-                )
+            self._announce(snapshot.raw, news)
+
+    def _announce(self, raw: Mapping[str, Any], news: Announcement) -> None:
+        """In Events of the deployment and of the group, and in the log: people should not read two stories."""
+        group = news.group
+        keys: dict[str, str | int] = {"group": f"g{group.group}", "incarnation": group.incarnation} if group else {}
+        with logs.about(**keys):
+            _log.log(logging.WARNING if news.warning else logging.INFO, "%s: %s", news.reason, news.note)
+        told = [(raw, None)] if group is None else [(raw, group.manifest), (group.manifest, raw)]
+        for regarding, related in told:
+            self._recorder.record(
+                dict(regarding),
+                news.reason,
+                news.note,
+                action=news.action,
+                type_="Warning" if news.warning else "Normal",
+                related=dict(related) if related else None,
+            )
 
     async def _refuse(self, raw: Object, error: InvalidSpec) -> None:
         """Say what is wrong with an object that this release cannot even read; its groups are left as they are."""

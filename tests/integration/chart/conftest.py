@@ -58,6 +58,13 @@ def helm(request: pytest.FixtureRequest, control_plane: ControlPlane, tmp_path: 
 
 
 @pytest.fixture
+def kubectl(control_plane: ControlPlane, tmp_path: Path) -> Helm:
+    """For tests that render once and install without Helm."""
+    found = binaries.provide(["helm", "kubectl"])
+    return Helm(found["helm"], found["kubectl"], control_plane.kubeconfig, tmp_path)
+
+
+@pytest.fixture
 async def site(cluster: Cluster, kwok: Kwok, namespace: str) -> AsyncIterator[Site]:
     await cluster.install_crds()
     tag = secrets.token_hex(3)

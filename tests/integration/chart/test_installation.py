@@ -26,7 +26,9 @@ RELEASED_CRDS = Path(__file__).parents[2] / "data" / "released" / "v0.1.0"
 INSTALL = Path(__file__).parents[3] / "manifests" / "install.yaml"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 LLM_DEPLOYMENTS = "llmdeployments.berth.dev"
-FIRST_VERSION = "0.0.1"
+FIRST_VERSION = "0.1.0-rc.1"
+FIRST_CHART = RELEASED_CRDS / f"berth-{FIRST_VERSION}.tgz"
+"""As it was packaged: never changed, or upgrading from it proves nothing."""
 
 
 @pytest.fixture
@@ -34,19 +36,6 @@ async def home(cluster: Cluster) -> AsyncIterator[str]:
     """Where the operator lives: a namespace that admits restricted pods only."""
     async with cluster.namespace(f"home-{secrets.token_hex(3)}", labels=RESTRICTED) as name:
         yield name
-
-
-@pytest.fixture
-def first_chart(tmp_path: Path) -> Path:
-    """An earlier chart: the CRDs of the first release, and another operator image."""
-    folder = tmp_path / "first"
-    shutil.copytree(CHART, folder)
-    shutil.copytree(RELEASED_CRDS, folder / "files" / "crds", dirs_exist_ok=True)
-    metadata = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    (folder / "Chart.yaml").write_text(
-        yaml.safe_dump(metadata | {"version": FIRST_VERSION, "appVersion": FIRST_VERSION})
-    )
-    return folder
 
 
 async def without_crds(cluster: Cluster) -> None:
@@ -102,7 +91,7 @@ def schema_in(folder: Path, found: Manifest) -> bool:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kopf: loop ends early
 async def test_the_life_of_an_installation(
-    helm: Helm, cluster: Cluster, home: str, site: Site, kubeconfig: Path, first_chart: Path
+    helm: Helm, cluster: Cluster, home: str, site: Site, kubeconfig: Path
 ) -> None:
     await without_crds(cluster)
     release = ("berth", "--namespace", home)
@@ -111,7 +100,7 @@ async def test_the_life_of_an_installation(
     values = {"settings": {"workers": 8}}
     for index in range(2):
         await cluster.create(gpu_node(f"{home}-{index}", product="NVIDIA-H100-80GB-HBM3"))
-    await helm("install", "berth", first_chart, *release[1:], *waiting, values=values)
+    await helm("install", "berth", FIRST_CHART, *release[1:], *waiting, values=values)
     assert (await operator(cluster, home))["image"] == f"berth-operator:{FIRST_VERSION}"
     assert schema_in(RELEASED_CRDS, await crd(cluster))
     await litter(cluster, site, home)
@@ -175,21 +164,21 @@ async def test_crds_of_somebody_else_are_taken_over_only_on_demand(helm: Helm, c
     await helm("uninstall", "berth", "--namespace", home)
 
 
-async def test_the_plain_manifest_is_clean(helm: Helm, cluster: Cluster) -> None:
+async def test_the_plain_manifest_is_clean(kubectl: Helm, cluster: Cluster) -> None:
     """A dry run needs the namespace, since it makes none for what comes after it."""
     namespace = yaml.safe_load(INSTALL.read_text().split("---\n")[1])
     await cluster.apply(namespace)
-    said = await helm.apply("apply", "--server-side", "--dry-run=server", "-f", INSTALL)
+    said = await kubectl.apply("apply", "--server-side", "--dry-run=server", "-f", INSTALL)
     assert len(said.splitlines()) == INSTALL.read_text().count("\nkind: ")
     assert all(line.endswith("serverside-applied (server dry run)") for line in said.splitlines()), said
-    said = await helm.apply("apply", "--dry-run=server", "-f", INSTALL)
+    said = await kubectl.apply("apply", "--dry-run=server", "-f", INSTALL)
     assert "annotation" not in said, "every object fits into the annotation of a client-side apply"
     await cluster.delete("namespaces", namespace["metadata"]["name"])
 
 
-async def test_an_overlay_of_the_kustomize_base_renames_what_has_to_be_renamed(helm: Helm, tmp_path: Path) -> None:
+async def test_an_overlay_of_the_kustomize_base_renames_what_has_to_be_renamed(kubectl: Helm, tmp_path: Path) -> None:
     """The base is the plain manifest; namespace and image are what everybody changes."""
-    base = list(yaml.safe_load_all(await helm.apply("kustomize", INSTALL.parent)))
+    base = list(yaml.safe_load_all(await kubectl.apply("kustomize", INSTALL.parent)))
     plain = [each for each in yaml.safe_load_all(INSTALL.read_text()) if each]
 
     def sorted_by_name(manifests: list[Manifest]) -> list[Manifest]:
@@ -203,7 +192,7 @@ async def test_an_overlay_of_the_kustomize_base_renames_what_has_to_be_renamed(h
         "images": [{"name": "berth-operator", "newName": "registry.example/berth-operator", "newTag": "9"}],
     }
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    changed = list(yaml.safe_load_all(await helm.apply("kustomize", tmp_path)))
+    changed = list(yaml.safe_load_all(await kubectl.apply("kustomize", tmp_path)))
     assert {each["metadata"].get("namespace", "elsewhere") for each in changed} == {"elsewhere"}
     subjects = {subject["namespace"] for each in changed for subject in each.get("subjects", ())}
     assert subjects == {"elsewhere"}
@@ -212,9 +201,9 @@ async def test_an_overlay_of_the_kustomize_base_renames_what_has_to_be_renamed(h
 
 
 async def test_people_get_rights_with_the_roles_they_have(
-    helm: Helm, cluster: Cluster, home: str, namespace: str
+    kubectl: Helm, cluster: Cluster, home: str, namespace: str
 ) -> None:
-    for role in await helm.template("--namespace", home):
+    for role in await kubectl.template("--namespace", home):
         if role["kind"] == "ClusterRole":
             await cluster.apply(role)
     for person in ("view", "edit"):

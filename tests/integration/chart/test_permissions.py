@@ -152,11 +152,11 @@ async def live(site: Site, proxy: FaultProxy) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kopf: loop ends early
 async def test_berth_uses_what_the_chart_grants_and_nothing_is_refused(
-    helm: Helm, control_plane: ControlPlane, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kubectl: Helm, control_plane: ControlPlane, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("berth.app.EventRecorder", partial(EventRecorder, flush=0.5))  # not 30 s: counts of events
     async with (
-        installed(helm, site.cluster) as (home, roles),
+        installed(kubectl, site.cluster) as (home, roles),
         berth_of(home, "", control_plane, site.cluster, tmp_path) as proxy,
     ):
         await live(site, proxy)
@@ -170,11 +170,11 @@ async def test_berth_uses_what_the_chart_grants_and_nothing_is_refused(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kopf: loop ends early
 async def test_one_namespace_is_served_with_a_role_in_it(
-    helm: Helm, control_plane: ControlPlane, site: Site, tmp_path: Path
+    kubectl: Helm, control_plane: ControlPlane, site: Site, tmp_path: Path
 ) -> None:
     """Its stated limit: a pool needs a GPU budget, since nobody may see what others run on its nodes."""
     async with (
-        installed(helm, site.cluster, watchNamespace=site.namespace) as (home, roles),
+        installed(kubectl, site.cluster, watchNamespace=site.namespace) as (home, roles),
         berth_of(home, site.namespace, control_plane, site.cluster, tmp_path) as proxy,
     ):
         budgeted = await site.pool(gpuBudget=8)
