@@ -28,7 +28,7 @@ from berth.controller.reconcile import Reconciler
 from berth.controller.world import Key, World, pool_key
 from berth.core.disruption import Notices
 from berth.core.plan import Defaults
-from berth.errors import BerthError
+from berth.errors import BerthError, Transient
 from berth.handlers import watch_deployments
 from berth.kube import auth, clock
 from berth.kube.client import KubeClient
@@ -59,6 +59,10 @@ IMAGES = {
 
 CAPACITY_SETTLE_SECONDS = 0.2
 """Many pods and nodes change at once: those that wait for capacity ask once."""
+STALE_WATCHES = 3
+"""A copy that heard nothing for so many lengths of a watch is not what the cluster is: this replica is not ready."""
+START_RETRY_SECONDS = 2.0
+"""Time between two attempts to reach the API server at the start."""
 POOL_STATUS_SECONDS = 1.0
 """A pool's status is written at most this often."""
 
@@ -111,10 +115,9 @@ class App:
                 request_seconds=settings.api_timeout,
             )
             client = KubeClient(api, limits=limits, before_write=elector.check, metrics=self.metrics)
-            await _check_crds(client, settings.namespace)
             self._build(client)
-            await serve_page(stack, settings.listen_address, self.metrics, self._healthy, self._synced)
-            await self._work(elector, configuration)
+            await serve_page(stack, settings.listen_address, self.metrics, self._healthy, self._why_not_ready)
+            await self._work(client, elector, configuration)
 
     def _build(self, client: KubeClient) -> None:
         settings = self.settings
@@ -172,10 +175,12 @@ class App:
         self._recorder = recorder
         self._queue = WorkQueue(self._reconciler.reconcile, workers=settings.workers, metrics=self.metrics)
 
-    async def _work(self, elector: Elector, configuration: Configuration) -> None:
+    async def _work(self, client: KubeClient, elector: Elector, configuration: Configuration) -> None:
         """Copies first, then the Lease, then the work."""
-        background = [asyncio.create_task(self._world.run(), name="copies")]
+        background: list[asyncio.Task[None]] = []
         try:
+            await self._unless_stopped(_check_crds(client, self.settings.namespace), background)
+            background.append(asyncio.create_task(self._world.run(), name="copies"))
             await self._unless_stopped(self._world.synced(), background)
             background.append(asyncio.create_task(self._watch.run(), name="nodes"))
             await self._unless_stopped(elector.acquire(), background)
@@ -246,10 +251,14 @@ class App:
             return f"the oldest pass has not ended for {self._queue.lag():.0f} s"
         return ""
 
-    def _synced(self) -> str:
+    def _why_not_ready(self) -> str:
         """Why this replica could not take over now; empty when it could."""
         missing = [r.kind.name for r in self._world.reflectors if not r.synced.is_set()]
-        return f"not yet listed: {', '.join(missing)}" if missing else ""
+        if missing:
+            return f"not yet listed: {', '.join(missing)}"
+        longest = STALE_WATCHES * self.settings.watch
+        stale = [r for r in self._world.reflectors if r.age() > longest]
+        return "; ".join(f"{r.kind.name}: nothing heard for {r.age():.0f} s: {r.error}" for r in stale)
 
 
 def _source(settings: Settings, time_of_day: Callable[[], float]) -> Source:
@@ -266,13 +275,19 @@ class _Stopped(Exception):
 
 
 async def _check_crds(client: KubeClient, namespace: str) -> None:
+    """Returns once each kind was asked for; an API server that does not answer is waited for, not run away from."""
     for kind in (LLM_DEPLOYMENT, REPLICA_GROUP, GPU_POOL):
-        try:
-            await client.newest_version(kind, (namespace or None) if kind.namespaced else None)
-        except NotFound:
-            raise BerthError(
-                f"the CustomResourceDefinition {kind.plural}.{GROUP} is not installed: kubectl apply -f crds/"
-            ) from None
+        while True:
+            try:
+                await client.newest_version(kind, (namespace or None) if kind.namespaced else None)
+                break
+            except NotFound:
+                raise BerthError(
+                    f"the CustomResourceDefinition {kind.plural}.{GROUP} is not installed: kubectl apply -f crds/"
+                ) from None
+            except Transient as error:
+                _log.warning("waiting for the API server: %s", error)
+                await asyncio.sleep(error.retry_after or START_RETRY_SECONDS)
 
 
 async def _connection(configuration: Configuration) -> kopf.ConnectionInfo:

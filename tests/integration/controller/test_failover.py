@@ -75,6 +75,9 @@ async def test_traffic_goes_then_evidence_comes_then_the_pod_is_deleted(site: Si
     assert (failover["group"], failover["reason"]) == ("g0", "MemberFailed")
     told = [event for event in await site.events() if event["reason"] == "GroupFailed"]
     assert [(event["type"], event.get("series")) for event in told] == [("Warning", None)], "said once"
+    assert [(event["action"], event["related"]["kind"], event["related"]["name"]) for event in told] == [
+        ("Replace", "ReplicaGroup", group)
+    ]
 
 
 async def test_a_deleted_pod_is_replaced_by_the_next_incarnation_once(site: Site, berth: RunningBerth) -> None:
