@@ -7,7 +7,7 @@ CODE := operator tests benchmarks charts tools e2e
 # make test PYTEST="-k crash -x" runs a part
 PYTEST ?=
 
-.PHONY: setup triton demo e2e e2e-up e2e-cluster e2e-down test test-unit test-slow test-integration verify sbom bench fmt lock clean
+.PHONY: setup triton demo e2e e2e-up e2e-cluster e2e-down test test-unit test-slow test-integration verify sbom docs bench fmt lock clean
 
 setup: $(STAMP)
 
@@ -60,6 +60,11 @@ verify: setup
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml operator charts tools
 	$(BIN)/python -m tools.policies
 	$(BIN)/python -m tools.audit
+
+# The documentation site in build/site; a broken link fails.
+docs: setup
+	PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 # What the operator's image contains beside its base, as a CycloneDX bill of materials.
 SBOM := build/berth-operator.cdx.json
