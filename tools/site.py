@@ -1,8 +1,8 @@
 """Hook of mkdocs: pages that follow from the code, made while the site is built and kept nowhere else.
 
 The API reference comes from the CRDs (which come from the models), metrics from the collectors, conditions, alerts,
-values and settings from where they are defined. Files of the repository that are pages as well (SECURITY.md, the chart's
-README) are shown as they are. Links out of the site, to files that only a checkout has, become plain text.
+values and settings from where they are defined. Files of the repository that are pages as well (SECURITY.md, the
+README of the chart) are shown as they are. Links to files that only a checkout has become plain text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 CHART: Final = ROOT / "charts" / "berth"
 KINDS: Final = ("llmdeployments", "gpupools", "replicagroups")
 COPIED: Final = {"security.md": "SECURITY.md", "changelog.md": "CHANGELOG.md"}
-MOVED: Final = {"SECURITY.md": "security.md", "CHANGELOG.md": "changelog.md", "charts/berth/README.md": "reference/values.md"}
+MOVED: Final = {source: page for page, source in COPIED.items()} | {"charts/berth/README.md": "reference/values.md"}
 LINK: Final = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -56,7 +56,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Links to files of a checkout that have no page become their name."""
     source = page.file.src_uri
     home = COPIED.get(source, f"docs/{source}")
@@ -68,7 +68,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         path = posixpath.normpath(posixpath.join(posixpath.dirname(home), target))
         wanted = MOVED.get(path, path.removeprefix("docs/") if path.startswith("docs/") else "")
         if not wanted or files.get_file_from_path(wanted) is None:
-            return match[0] if home.startswith("docs/") and path.startswith("docs/") and path.endswith(".md") else f"`{text}`"
+            broken = path.startswith("docs/") and path.endswith(".md")  # left as it is: the strict build names it
+            return match[0] if broken else f"`{text}`"
         return f"[{text}]({posixpath.relpath(wanted, posixpath.dirname(source) or '.')}{anchor})"
 
     return LINK.sub(mend, markdown)
@@ -88,7 +89,11 @@ def pages() -> dict[str, str]:
 
 def api() -> str:
     """Every field of every kind."""
-    lines = ["# API reference", "", "Group `berth.dev`, version `v1alpha1`. `kubectl explain llmd.spec` shows the same."]
+    lines = [
+        "# API reference",
+        "",
+        "Group `berth.dev`, version `v1alpha1`; `kubectl explain llmd.spec` shows the same.",
+    ]
     for plural in KINDS:
         crd = yaml.safe_load((ROOT / "crds" / f"berth.dev_{plural}.yaml").read_text())["spec"]
         schema = crd["versions"][0]["schema"]["openAPIV3Schema"]
@@ -158,12 +163,13 @@ def metrics() -> str:
 
 def alerts() -> str:
     """Every alert with its expression."""
-    lines = ["# Alerts", "", "In `charts/berth/files/alerts.yaml`; `metrics.alerts` of the chart makes a PrometheusRule."]
+    lines = ["# Alerts", "", "In `charts/berth/files/alerts.yaml`; the value `metrics.alerts` makes a PrometheusRule."]
     for group in yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())["groups"]:
         for rule in group["rules"]:
             if "alert" in rule:
                 labels, notes = rule["labels"], rule["annotations"]
-                lines += ["", f"## {rule['alert']}", "", f"**{labels['severity']}**, after {rule.get('for', 'no wait')}."]
+                lines += ["", f"## {rule['alert']}", ""]
+                lines += [f"**{labels['severity']}**, after {rule.get('for', 'no wait')}."]
                 lines += ["", *(f"> {notes[part]}  " for part in ("summary", "description"))]
                 lines += ["", "```promql", rule["expr"].strip(), "```"]
     return "\n".join(lines) + "\n"
@@ -177,7 +183,7 @@ def settings() -> str:
         bounds = f"{about['low']:g} to {about['high']:g}" if about["low"] is not None else ""
         default = f"{field.default:g}" if isinstance(field.default, int | float) else f"`{field.default}`"
         rows.append((f"`{variable(field.name)}`", f"{default} {about['unit']}".strip(), bounds, about["description"]))
-    head = "# Settings of the operator\n\nEnvironment variables; with the chart, values under `settings` in camelCase.\n\n"
+    head = "# Settings of the operator\n\nEnvironment variables; in the chart, values of `settings` in camelCase.\n\n"
     return head + "\n".join(_table(("variable", "default", "bounds", "meaning"), rows)) + "\n"
 
 

@@ -26,6 +26,7 @@ from berth.controller.measuring import Measuring
 from berth.controller.nodewatch import NodeWatch
 from berth.controller.reconcile import Reconciler
 from berth.controller.world import Key, World, pool_key
+from berth.core.budgets import NamespaceCaps
 from berth.core.disruption import Notices
 from berth.core.plan import Defaults
 from berth.errors import BerthError, Transient
@@ -155,7 +156,11 @@ class App:
         )
         self._measuring = Measuring(self._reader, self._wake, self._time_of_day)
         arbiter = Arbiter(
-            client, self._world, clock.now, lambda node: self._watch.why_avoided(node) or notices.of(node)
+            client,
+            self._world,
+            clock.now,
+            lambda node: self._watch.why_avoided(node) or notices.of(node),
+            NamespaceCaps(settings.namespace_groups, settings.namespace_gpus),
         )
         self._reconciler = Reconciler(
             client,

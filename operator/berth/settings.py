@@ -41,6 +41,13 @@ class Settings:
     workers: int = _setting(16, "Deployments that are reconciled at the same time.", "", 1, 256)
     resync: float = _setting(120.0, "Longest time between two passes over a deployment.", "s", 5, 3600)
 
+    namespace_groups: int = _setting(
+        0, "Groups that one namespace may hold, all deployments together; 0 = any.", "", 0, 100_000
+    )
+    namespace_gpus: int = _setting(
+        0, "GPUs that one namespace may hold, all deployments together; 0 = any.", "", 0, 1_000_000
+    )
+
     api_rate: float = _setting(200.0, "Requests to the API server, average.", "1/s", 1, 10_000)
     api_burst: int = _setting(400, "Requests to the API server at once after silence.", "", 1, 20_000)
     api_parallel: int = _setting(64, "Requests to the API server without an answer yet.", "", 1, 1_000)

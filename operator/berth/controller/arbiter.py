@@ -20,7 +20,7 @@ from berth.controller import parse
 from berth.controller.memo import Memo
 from berth.controller.world import Key, World
 from berth.core import capacity, pools
-from berth.core.budgets import why_over_gpu_budget
+from berth.core.budgets import NamespaceCaps, why_over_gpu_budget
 from berth.core.capacity import Demand, Placement, Request, serve_in_order
 from berth.core.nodes import NodeView, node_view
 from berth.core.observed import Shortage
@@ -84,11 +84,13 @@ class Arbiter:
         world: World,
         now: Callable[[], float],
         why_avoided: Callable[[NodeView], str] = lambda _node: "",
+        caps: NamespaceCaps | None = None,
     ) -> None:
         self._client = client
         self._world = world
         self._now = now
         self._why_avoided = why_avoided
+        self._caps = caps or NamespaceCaps()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting: dict[str, dict[str, Claim]] = {}
         self._since: dict[str, float] = {}
@@ -103,6 +105,16 @@ class Arbiter:
 
     async def reserve(self, claim: Claim) -> Shortage | None:
         """Create the claim's ReplicaGroup on free nodes, or say why there are none."""
+        namespace = claim.key.namespace
+        if not self._caps.any:
+            return await self._reserve(claim)
+        async with self._locks[f"namespace {namespace}"]:  # of other pools as well: taken before the pool's
+            held = [group for group in self._holding(labels.RETIRING) if group["metadata"]["namespace"] == namespace]
+            gpus = sum(_gpus(group) for group in held)
+            over = self._caps.why_over(namespace, len(held), gpus, claim.demand.gpus)
+            return Shortage("NamespaceLimitReached", over) if over else await self._reserve(claim)
+
+    async def _reserve(self, claim: Claim) -> Shortage | None:
         pool = claim.pool.metadata.name
         if not claim.own_check:
             await self._create(claim, ())
@@ -238,8 +250,8 @@ class Arbiter:
         standing = [[by_name[name] for name in names if name in by_name] for names in others]
         return standing_in(standing, claim.spread.topology_key)
 
-    def _holding(self) -> list[Object]:
-        """ReplicaGroups whose members are wanted: each holds its planned nodes."""
+    def _holding(self, *others: str) -> list[Object]:
+        """ReplicaGroups whose members are wanted: each holds its planned nodes. And those in `others` lifecycles."""
         stored = self._world.groups.store.all()
         known = {group["metadata"]["uid"] for group in stored}
         self._granted = {
@@ -251,7 +263,7 @@ class Arbiter:
         return [
             group
             for group in (*stored, *self._granted.values())
-            if parse.lifecycle(group) in (labels.RESERVED, labels.COMMITTED)
+            if parse.lifecycle(group) in (labels.RESERVED, labels.COMMITTED, *others)
             and "deletionTimestamp" not in group["metadata"]
         ]
 
@@ -271,9 +283,7 @@ class Arbiter:
         pod = self._world.pods.store.get(metadata["namespace"], pod_name(metadata["name"], 0))
         if pod is not None:
             return pod_request(pod["spec"], resource_name)
-        allocation = spec["allocation"]
-        copy = allocation.get("tensorParallel", 1) * allocation.get("pipelineParallel", 1)
-        return self._asked.get(metadata["uid"], Usage(gpus=copy // spec["members"]))
+        return self._asked.get(metadata["uid"], Usage(gpus=_gpus(group) // spec["members"]))
 
     async def _create(self, claim: Claim, nodes: tuple[str, ...]) -> None:
         wanted = claim.make(nodes)
@@ -290,3 +300,9 @@ class Arbiter:
         uid = created["metadata"]["uid"]
         self._granted[uid] = created
         self._asked[uid] = claim.demand.member
+
+
+def _gpus(group: Object) -> int:
+    """GPUs of all members of a ReplicaGroup together."""
+    allocation = group["spec"]["allocation"]
+    return int(allocation.get("tensorParallel", 1) * allocation.get("pipelineParallel", 1))

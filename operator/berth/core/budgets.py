@@ -1,10 +1,12 @@
-"""Bounds that people set: GPUs of a pool, GPUs and price of a deployment.
+"""Bounds that people set: GPUs of a pool, groups and GPUs of a namespace, GPUs and price of a deployment.
 
 Every function answers None when the wish is within bounds and else the reason, with the field, the bound and the
 remedy. They bound what is held at every moment, surge and draining groups included.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from berth.api.common import number
 from berth.api.gpupool import GPUPool
@@ -20,6 +22,32 @@ def why_over_gpu_budget(pool: GPUPool, held: int, wanted: int) -> str | None:
         f"pool {pool.metadata.name}: {held} of gpuBudget {budget} are in use, {wanted} more are wanted: "
         "raise gpuBudget or use another pool"
     )
+
+
+@dataclass(frozen=True)
+class NamespaceCaps:
+    """What all deployments of any one namespace may hold together; 0 = no bound."""
+
+    groups: int = 0
+    gpus: int = 0
+
+    @property
+    def any(self) -> bool:
+        return bool(self.groups or self.gpus)
+
+    def why_over(self, namespace: str, held_groups: int, held_gpus: int, wanted_gpus: int) -> str | None:
+        """`wanted_gpus`: those of one more group."""
+        if self.groups and held_groups + 1 > self.groups:
+            held = f"{held_groups} of {self.groups} groups"
+        elif self.gpus and held_gpus + wanted_gpus > self.gpus:
+            held = f"{held_gpus} of {self.gpus} GPUs"
+        else:
+            return None
+        setting = "namespaceGroups" if "groups" in held else "namespaceGpus"
+        return (
+            f"namespace {namespace} holds {held} that each namespace may have, another {wanted_gpus} GPUs are wanted: "
+            f"use fewer, or ask whoever runs Berth to raise its setting {setting}"
+        )
 
 
 def why_over_gpu_limit(limits: Limits, held: int, wanted: int) -> str | None:

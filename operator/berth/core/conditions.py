@@ -70,6 +70,7 @@ REASONS: Final[Mapping[str, str]] = {
     "NotAccepted": "The spec was not accepted, see Accepted.",
     "WaitingForCapacity": "No pool has the free GPUs that the next group needs; the message says how many are missing.",
     "LimitReached": "objectives.limits leaves no room for the next group.",
+    "NamespaceLimitReached": "The operator's settings let no namespace hold more groups or GPUs than this one has.",
     "NoSurgePossible": "An update needs spare GPUs or one group less, and has neither.",
     "EnoughGroups": "At least the needed groups serve.",
     "TooFewGroups": "Fewer groups serve than are needed.",
