@@ -303,6 +303,7 @@ def test_reserved_gpus_are_used_first_because_they_are_paid_anyway() -> None:
     assert price(found.chosen) == 9
     assert found.chosen.cost is not None
     assert found.chosen.cost.added_per_hour == 0
+    assert found.words == "adds nothing to the bill, as pool b is paid anyway, and meets all objectives"
 
 
 def test_a_node_billed_whole_costs_its_idle_gpus_too() -> None:

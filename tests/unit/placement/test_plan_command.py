@@ -81,6 +81,19 @@ def test_the_table_shows_choice_alternatives_and_reasons(plan: Any) -> None:
         assert result.output.count(f"\n  {factor} ") == 2
 
 
+@pytest.mark.parametrize("rate", ["0.1", "1", "5"])
+def test_the_documentation_shows_what_the_command_prints(rate: str) -> None:
+    text = (SAMPLES.parents[1] / "docs" / "placement.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith(f"| {rate} | "))
+    arguments = ["plan", "-f", str(SAMPLES / "llama-70b-a100-or-h100.yaml"), "--pools", str(SAMPLES / "pools.yaml")]
+    result = CliRunner().invoke(main, [*arguments, "-o", "json", "--what-if", f"requestsPerSecond={rate}"])
+    candidates = {each["allocations"][0]["pool"]: each for each in json.loads(result.stdout)["candidates"][:2]}
+    for pool, cell in zip(("h100", "a100-40"), row.split("|")[2:4], strict=True):
+        groups, cost, *_ = cell.split(",")
+        found = candidates[pool]
+        assert (int(groups), cost.strip()) == (found["allocations"][0]["groups"], found["costPerHour"])
+
+
 def test_json_has_the_field_names_of_status(plan: Any) -> None:
     result = plan("-o", "json")
     document = json.loads(result.stdout)

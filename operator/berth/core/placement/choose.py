@@ -273,6 +273,8 @@ def _because(question: Question, chosen: Candidate, others: Sequence[Candidate],
     what = "meets all objectives" if chosen.available else "meets all objectives but availability"
     if chosen.waits:
         what += " on pools that have to be waited for"
+    if question.prefer == "Cost" and best is chosen and chosen.cost and chosen.cost.added_per_hour == 0:
+        return f"adds nothing to the bill, as pool {chosen.layout.pool} is paid anyway, and {what}"
     if best is chosen:
         return f"{superlative} that {what}"
     if chosen.layout == incumbent:
