@@ -92,6 +92,11 @@ class LoseReply:
 
 
 @dataclass(frozen=True)
+class Stale:
+    """Each read is answered as it was when it was first asked under this fault: a server that lags behind."""
+
+
+@dataclass(frozen=True)
 class EditEvents:
     """Each watch event becomes what `edit` makes of it: nothing, itself, several. Bookmarks pass through it too."""
 
@@ -107,7 +112,7 @@ class BreakWatch:
     events: int = 0
 
 
-Fault = Refuse | Delay | Hang | Reset | LoseReply | EditEvents | BreakWatch
+Fault = Refuse | Delay | Hang | Reset | LoseReply | Stale | EditEvents | BreakWatch
 
 
 @dataclass
@@ -147,6 +152,7 @@ class FaultProxy:
         self._hooks: list[_WriteHook] = []
         self._connected = asyncio.Event()
         self._connected.set()
+        self._stale: dict[str, bytes] = {}
         self._working: set[asyncio.Task[web.StreamResponse]] = set()
 
     async def __aenter__(self) -> Self:
@@ -265,6 +271,8 @@ class FaultProxy:
             if call.verb == "watch" and answer.status == 200 and answer.content_type == "application/json":
                 return await self._stream(request, call, fault, answer)
             body = await answer.read()
+            if isinstance(fault, Stale):
+                body = self._stale.setdefault(request.raw_path, body)
             if await self._committed(call, answer.status) or isinstance(fault, LoseReply):
                 return _abort(request)
             await self._connected.wait()

@@ -24,9 +24,8 @@ from berth.core.nodes import NodeView, node_view
 from berth.core.observed import Contact, NodeFacts, Sickness
 from berth.core.plan import readable_pools
 from berth.core.pools import nodes_of
-from berth.core.quantities import show_age
 from berth.core.sightings import Freezer, Lasting, LeaseWatch, evacuations_frozen
-from berth.core.timestamps import unix_seconds
+from berth.core.timestamps import timestamp, unix_seconds
 from berth.core.usage import pod_usage
 from berth.errors import BerthError
 from berth.kube.client import KubeClient
@@ -117,15 +116,14 @@ class NodeWatch:
         """Why nothing new should be placed on a node, in words; empty if nothing speaks against it."""
         contact = self._leases.contact(node.name, self._now())
         if contact in (Contact.LATE, Contact.SILENT):
-            return f"has not renewed its Lease for {self._leases.quiet_for(node.name):.0f}s"
+            return "does not renew its Lease"
         if fault := self._rules.fault_of(node):
             return f"has {fault}"
         if node.name in self._bad:
             words, at = self._bad[node.name]
-            ago = self._now() - at
-            left = self._limits.stable_after - ago
+            left = at + self._limits.stable_after - self._now()
             if left > 0:
-                return f"was faulty {show_age(ago)} ago ({words}) and is tried again in {show_age(left)}"
+                return f"was faulty ({words}) and is avoided until {timestamp(self._clock() + left)}"
         return ""
 
     # --- one look -----------------------------------------------------------------------------------------------------

@@ -51,13 +51,6 @@ def show_bytes(count: int) -> str:
     return f"{count} B"
 
 
-def show_age(seconds: float) -> str:
-    """A time span as a person reads it: 40s, 12m, 3h."""
-    if seconds < 120:
-        return f"{seconds:.0f}s"
-    return f"{seconds / 60:.0f}m" if seconds < 7200 else f"{seconds / 3600:.0f}h"
-
-
 def show_cores(milli: int) -> str:
     """Thousandths of a core as a person reads them: 7.5 cores."""
     return f"{milli / 1000:g} cores" if milli != 1000 else "1 core"

@@ -1,0 +1,204 @@
+"""Nodes and GPUs that are lost: traffic off, replaced elsewhere, nothing twice, and what status tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from berth.api.common import seconds
+from tests.integration.controller.conftest import Site
+from tests.support.berth import Clock, RunningBerth, ScriptedLeaders, running_berth
+from tests.support.cluster import eventually
+
+QUICK = {"node_late": 5.0, "node_silent": 8.0, "gpu_fault_hold": 1.0, "node_stable": 600.0}
+
+
+@pytest.fixture
+async def quick(kubeconfig: Path, site: Site, leaders: ScriptedLeaders, clock: Clock) -> AsyncIterator[RunningBerth]:
+    """Berth that believes in the death of a node sooner: simulated nodes renew their Leases every 2 s."""
+    async with running_berth(kubeconfig, site.namespace, leaders, clock, **QUICK) as running:
+        yield running
+
+
+async def pod_of(site: Site, slot: str) -> dict[str, Any]:
+    return next(pod for pod in await site.pods() if f"-{slot}-" in pod["metadata"]["name"])
+
+
+async def kill_node_of(site: Site, leaders: ScriptedLeaders, pod: dict[str, Any]) -> str:
+    """Its power goes: the Lease stops and nobody there answers. Returns the node's name."""
+    node: str = pod["spec"]["nodeName"]
+    for each in await site.pods():
+        if each["spec"]["nodeName"] == node:
+            leaders.unreachable.add(each["status"]["podIP"])
+    await site.cluster.kill_node(node)
+    return node
+
+
+async def failed(site: Site, slot: str) -> dict[str, Any]:
+    """The failed incarnation of a slot, once it is restored elsewhere and that was recorded."""
+
+    async def recorded() -> dict[str, Any] | None:
+        for group in await site.groups():
+            status = group.get("status", {})
+            if group["spec"]["group"] == slot and status.get("state") == "Failed":
+                return group if "restoredAfter" in status.get("failover", {}) else None
+        return None
+
+    return await eventually(recorded, timeout=60)
+
+
+async def test_a_node_that_dies_is_cut_off_and_its_group_replaced_elsewhere(
+    site: Site, quick: RunningBerth, leaders: ScriptedLeaders
+) -> None:
+    await site.create(site.deployment(await site.pool(nodes=3), tp=8, groups=2))
+    await site.settled()
+    lost = await pod_of(site, "g0")
+    async with site.recording("pods", "replicagroups") as changes:
+        node = await kill_node_of(site, leaders, lost)
+        group = await failed(site, "g0")
+    evidence = group["status"]["evidence"]
+    assert (evidence["cause"], evidence["node"]) == ("NodeSilent", node)
+    assert "is silent and its leader does not answer" in evidence["message"]
+    assert (await pod_of(site, "g1"))["metadata"]["labels"]["berth.dev/serving"] == "true"
+    replacement = next(pod for pod in await site.pods() if "-g0-2-" in pod["metadata"]["name"])
+    assert replacement["spec"]["nodeName"] != node
+    old = await site.cluster.get("pods", lost["metadata"]["name"], site.namespace)
+    assert "deletionTimestamp" in old["metadata"], "on a dead node it stays, and holds its GPUs"
+    of_lost = [change.object["metadata"]["labels"] for change in changes if change.name == lost["metadata"]["name"]]
+    cut = next(change for change in changes if change.object["metadata"]["labels"].get("berth.dev/serving") == "false")
+    given_up = next(
+        change for change in changes if change.object["metadata"]["labels"].get("berth.dev/lifecycle") == "failed"
+    )
+    assert of_lost
+    assert cut.version < given_up.version, "cut off on suspicion, before it was given up"
+    told = (await site.until("Ready"))["status"]["lastFailover"]
+    assert (told["group"], told["reason"]) == ("g0", "NodeSilent")
+    phases = [seconds(told[name]) for name in ("trafficCutAfter", "detectedAfter", "replacedAfter", "restoredAfter")]
+    assert phases == sorted(phases)
+    reasons = {event["reason"] for event in await site.events(group["metadata"]["name"])}
+    assert {"GroupUnreachable", "GroupFailed"} <= reasons, "kubectl describe replicagroup tells the story"
+    pools = await site.cluster.list("gpupools")
+    mine = next(pool for pool in pools if node.startswith(pool["metadata"]["name"]))
+    frozen = next(each for each in mine["status"]["conditions"] if each["type"] == "EvacuationsFrozen")
+    assert frozen["status"] == "False"
+
+
+async def test_without_free_gpus_elsewhere_the_group_waits_and_those_of_the_dead_node_are_not_given_away(
+    site: Site, quick: RunningBerth, leaders: ScriptedLeaders
+) -> None:
+    await site.create(site.deployment(await site.pool(nodes=2), tp=8, groups=2))
+    await site.settled()
+    node = await kill_node_of(site, leaders, await pod_of(site, "g0"))
+
+    async def waiting() -> bool:
+        placed = await site.condition("Placed")
+        assert placed["status"] == "False", placed
+        assert f"{node} " in placed["message"], placed
+        return True
+
+    await eventually(waiting, timeout=40)
+    assert len([group for group in await site.groups() if group["spec"]["group"] == "g0"]) == 1
+    leaders.unreachable.clear()
+    await site.cluster.revive_node(node)
+
+    async def old_pod_gone() -> bool:
+        return len(await site.pods()) == 1
+
+    await eventually(old_pod_gone, timeout=40)
+    found = await site.get()
+    assert found["status"]["readyReplicas"] == 1
+
+    async def avoided() -> bool:
+        return "was faulty (silent) and is avoided until" in (await site.condition("Placed"))["message"]
+
+    await eventually(avoided, timeout=40)
+
+
+async def test_a_pod_on_a_dead_node_is_removed_by_force_only_where_that_is_allowed(
+    site: Site, quick: RunningBerth, leaders: ScriptedLeaders, clock: Clock
+) -> None:
+    recovery = {"recovery": {"forceDelete": "NodeUnreachable"}}
+    await site.create(site.deployment(await site.pool(nodes=3), tp=8, groups=2), replicaGroups=recovery)
+    await site.settled()
+    lost = await pod_of(site, "g0")
+    await kill_node_of(site, leaders, lost)
+    await failed(site, "g0")
+    assert await site.cluster.find("pods", lost["metadata"]["name"], site.namespace), "not before its time is over"
+    clock.ahead = 60
+
+    async def gone() -> bool:
+        await site.patch({"metadata": {"annotations": {"wake": str(clock.ahead)}}})
+        return await site.cluster.find("pods", lost["metadata"]["name"], site.namespace) is None
+
+    await eventually(gone, timeout=40)
+
+
+async def test_a_node_that_is_deleted_loses_its_groups_at_once(site: Site, quick: RunningBerth) -> None:
+    await site.create(site.deployment(await site.pool(nodes=3), tp=8, groups=2))
+    await site.settled()
+    node = (await pod_of(site, "g0"))["spec"]["nodeName"]
+    await site.cluster.delete("nodes", node)
+    group = await failed(site, "g0")
+    assert (group["status"]["evidence"]["cause"], group["status"]["evidence"]["node"]) == ("NodeDeleted", node)
+
+
+async def report_gpu(site: Site, pod: dict[str, Any], health: str) -> None:
+    """As a kubelet tells it."""
+    statuses = pod["status"]["containerStatuses"]
+    resources = [{"resourceID": "GPU-7f3a", "health": health}]
+    statuses[0]["allocatedResourcesStatus"] = [{"name": "nvidia.com/gpu", "resources": resources}]
+    body = {"status": {"containerStatuses": statuses}}
+    await site.cluster.patch("pods", pod["metadata"]["name"], site.namespace, body, subresource="status")
+
+
+async def test_a_sick_gpu_ends_the_group_that_holds_it_and_the_node_is_avoided(site: Site, quick: RunningBerth) -> None:
+    await site.create(site.deployment(await site.pool(nodes=2), tp=2, groups=2))
+    await site.settled()
+    sick, well = await pod_of(site, "g0"), await pod_of(site, "g1")
+    await report_gpu(site, well, "Healthy")
+    await report_gpu(site, sick, "Unhealthy")
+    group = await failed(site, "g0")
+    evidence = group["status"]["evidence"]
+    assert (evidence["cause"], evidence["node"]) == ("GPUUnhealthy", sick["spec"]["nodeName"])
+    assert "GPU-7f3a" in evidence["gpu"]
+    assert (await pod_of(site, "g1"))["metadata"]["uid"] == well["metadata"]["uid"]
+    replacement = next(pod for pod in await site.pods() if "-g0-2-" in pod["metadata"]["name"])
+    assert replacement["spec"]["nodeName"] != sick["spec"]["nodeName"], "its GPUs may be sick as well"
+
+
+async def test_a_node_condition_of_the_list_is_a_gpu_fault(site: Site, quick: RunningBerth) -> None:
+    await site.create(site.deployment(await site.pool(nodes=3), tp=8, groups=2))
+    await site.settled()
+    node = (await pod_of(site, "g0"))["spec"]["nodeName"]
+    times = {"lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    condition = {"type": "GPUMissing", "status": "True", "reason": "GPUMissing", **times}
+    body = {"status": {"conditions": [condition]}}
+    await site.cluster.patch("nodes", node, None, body, subresource="status", strategic=True)
+    evidence = (await failed(site, "g0"))["status"]["evidence"]
+    assert evidence["cause"] == "GPUUnhealthy"
+    assert "condition GPUMissing is True" in evidence["message"]
+
+
+async def test_an_engine_without_progress_and_without_a_token_for_berth_is_replaced(
+    site: Site, quick: RunningBerth, leaders: ScriptedLeaders
+) -> None:
+    await site.create(site.deployment(await site.pool(nodes=3), tp=8, groups=2))
+    await site.settled()
+    address = (await pod_of(site, "g0"))["status"]["podIP"]
+    leaders.frozen.add(address)
+    leaders.silent.add(address)
+
+    async def noticed() -> bool:
+        return any(group.get("status", {}).get("state") == "Failed" for group in await site.groups())
+
+    await eventually(noticed, timeout=40)
+    leaders.frozen.clear()  # its successor may get the same address
+    leaders.silent.clear()
+    group = await failed(site, "g0")
+    assert group["status"]["evidence"]["cause"] == "EngineFrozen"
+    metrics = quick.app.metrics.render().decode()
+    assert 'berth_group_failures_total{reason="EngineFrozen"} 1.0' in metrics
+    assert 'berth_failover_seconds_count{phase="restored",reason="EngineFrozen"} 1.0' in metrics
