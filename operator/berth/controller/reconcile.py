@@ -157,7 +157,7 @@ class Reconciler:
         """What this pass wrote about failures, for the metrics."""
         for order in plan.actions:
             match order:
-                case do.Mark(_, new_labels, annotations) if new_labels.get(labels.LIFECYCLE) == labels.FAILED:
+                case do.Mark(_, _, annotations) if labels.FAILURE_REASON in annotations:
                     self._metrics.group_failed(annotations[labels.FAILURE_REASON])
                 case do.Mark(_, _, annotations) if labels.ACCEPTED_RESTART in annotations:
                     self._metrics.group_failed(IN_PLACE)

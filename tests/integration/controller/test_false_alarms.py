@@ -24,8 +24,8 @@ from tests.support.cluster import eventually
 from tests.support.fault_proxy import BreakWatch, Call, Delay, FaultProxy, LoseReply, Refuse, Stale
 
 SETTINGS = {
-    "node_late": 4.0,
-    "node_silent": 6.0,
+    "node_late": 3.0,
+    "node_silent": 4.5,
     "gpu_fault_hold": 3.0,
     "watch": 5.0,
     # The process lives through every outage here: what it remembers must not mislead it afterwards.
@@ -33,9 +33,9 @@ SETTINGS = {
     "lease_renew_deadline": 110.0,
     "lease_retry": 1.0,
 }
-LONG = 14.0
+LONG = 10.0
 """Seconds: twice the silence after which a node is given up."""
-AFTERWARDS = 8.0
+AFTERWARDS = 5.0
 """Seconds in which what was misunderstood would be acted on."""
 
 
@@ -162,8 +162,25 @@ async def kubelets_cut_off(scene: Scene) -> None:
     for node in nodes:
         await scene.site.cluster.kill_node(node)
     await scene.endure()
+    await come_back(scene, nodes)
+
+
+async def come_back(scene: Scene, nodes: list[str]) -> None:
+    """As kubelets do: they say again that their pods are ready, which the control plane had denied."""
     for node in nodes:
         await scene.site.cluster.revive_node(node)
+
+    async def nodes_ready() -> bool:
+        for node in nodes:
+            conditions = (await scene.site.cluster.get("nodes", node))["status"]["conditions"]
+            assert {"Ready": "True"}.items() <= {each["type"]: each["status"] for each in conditions}.items()
+        return True
+
+    await eventually(nodes_ready)
+    for pod in await scene.site.pods():
+        ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+        name = pod["metadata"]["name"]
+        await scene.site.cluster.patch("pods", name, scene.site.namespace, ready, subresource="status", strategic=True)
 
 
 async def everything_silent(scene: Scene) -> None:
@@ -179,8 +196,7 @@ async def everything_silent(scene: Scene) -> None:
     await eventually(frozen, timeout=40)
     assert "berth_evacuation_freezes_total 1.0" in scene.berth.app.metrics.render().decode()
     await scene.endure()
-    for node in nodes:
-        await scene.site.cluster.revive_node(node)
+    await come_back(scene, nodes)
     await asyncio.sleep(3)
     scene.leaders.unreachable.clear()
 

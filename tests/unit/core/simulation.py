@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from berth import labels
@@ -17,7 +18,7 @@ from berth.controller import parse
 from berth.core import actions as do
 from berth.core.disruption import displaced
 from berth.core.nodes import NodeView
-from berth.core.observed import Answer, Ask, Shortage, Snapshot
+from berth.core.observed import Answer, Ask, Contact, NodeFacts, Shortage, Sickness, Snapshot
 from berth.core.placement.decide import Decision
 from berth.core.plan import Defaults, Plan, make_plan, resolve
 from berth.core.render import DeploymentRef, render_replica_group
@@ -83,6 +84,20 @@ class Simulation:
         """Nodes without power: nothing starts there, and nothing that is deleted goes."""
         self.cordoned: set[str] = set()
         """Nodes somebody is about to take away: they take no new pods."""
+        self.mute: set[str] = set()
+        """Nodes whose kubelet is cut off: no Lease, no status; their containers run on."""
+        self.gone: set[str] = set()
+        """Nodes that were deleted."""
+        self.sick: set[str] = set()
+        """UIDs of pods whose GPUs are reported unhealthy."""
+        self.hung: set[str] = set()
+        """UIDs of leaders whose engine has work, makes no progress and gives no token."""
+        self.deaf = False
+        """The operator's network reaches no leader."""
+        self.frozen = False
+        """Evacuations are frozen."""
+        self.quiet: Counter[str] = Counter()
+        """How long each silent node has been so, in rounds of the kubelets."""
         self.busy = False
         self.drained: list[str] = []
         self.tokens: set[tuple[str, int]] = set()
@@ -119,7 +134,23 @@ class Simulation:
             shortages=dict(self.shortages),
             missing_claims=frozenset(),
             now=self.now,
-            nodes={name: NodeView(name, unschedulable=name in self.cordoned) for name in self.nodes},
+            nodes={
+                name: NodeView(name, unschedulable=name in self.cordoned, ready=self.quiet[name] < 3)
+                for name in set(self.nodes) - self.gone
+            },
+            facts={name: self._facts(name) for name in self.nodes},
+            frozen="frozen" if self.frozen else "",
+        )
+
+    def _facts(self, node: str) -> NodeFacts:
+        """Late after one round of silence, silent after two, given up by the control plane after three."""
+        quiet = min(self.quiet[node], 2)
+        return NodeFacts(
+            gone=node in self.gone,
+            contact=(Contact.FRESH, Contact.LATE, Contact.SILENT)[quiet],
+            silent_since=self.now - 10 if quiet else None,
+            sick={uid: Sickness("GPU 0 is unhealthy", self.now - 3) for uid in self.sick},
+            frozen=self.frozen,
         )
 
     def run_pass(self, cut: int | None = None) -> Plan:
@@ -167,6 +198,8 @@ class Simulation:
             case do.Reserve():
                 self._reserve(order, snapshot)
             case do.Mark(group, new_labels, annotations):
+                if labels.FAILURE_REASON in annotations:
+                    self._check_failure(group.name, annotations[labels.FAILURE_REASON])
                 metadata = self.groups[group.name]["metadata"]
                 metadata["labels"].update(new_labels)
                 metadata["annotations"].update(annotations)
@@ -182,9 +215,12 @@ class Simulation:
                     self.pods[member.name]["spec"].pop("schedulingGates", None)
             case do.Drain(member):
                 self.drained.append(member.uid)
-            case do.DeleteMember(member):
+            case do.DeleteMember(member, grace):
                 self._check_deletion(member.name, member.uid)
                 self.pods[member.name]["metadata"].setdefault("deletionTimestamp", timestamp(self.now))
+                if grace == 0:
+                    self._check_force(self.pods[member.name]["spec"].get("nodeName", ""))
+                    del self.pods[member.name]
             case do.DeleteGroup(group):
                 assert not any(_owner(pod) == group.uid for pod in self.pods.values()), "a group with pods was deleted"
                 del self.groups[group.name]
@@ -199,7 +235,7 @@ class Simulation:
         members, gpus = wanted.template.members, wanted.template.gpus_per_member
         dying = {each["metadata"]["uid"] for each in self.groups.values() if parse.lifecycle(each) == labels.FAILED}
         self._check_first_of_its_slot(order, snapshot, wanted.template.template_hash)
-        alive = set(self.nodes) - self.dead - self.cordoned
+        alive = set(self.nodes) - self.dead - self.mute - self.gone - self.cordoned
         free = {name: self.nodes[name] - self._held(name, dying) for name in alive}
         fitting = sorted((name for name in free if free[name] >= gpus), key=lambda name: (free[name], name))
         if len(fitting) < members:
@@ -227,13 +263,20 @@ class Simulation:
     def _answer(self, plan: Plan) -> None:
         for member, what in plan.questions:
             pod = self._pod(member.name, member.uid)
-            if pod is None or {"*", member.uid} & self.silent or not _ready(pod):
+            if pod is None or (what is Ask.FIRST and ({"*", member.uid} & self.silent or not _ready(pod))):
                 continue
             restarts = pod["status"]["containerStatuses"][0]["restartCount"]
             before = self.answers.get(member.uid)
+            if self._unreachable(pod):
+                missed = before or Answer(member.uid, restarts)
+                self.answers[member.uid] = replace(missed, misses=missed.misses + 1)
+                continue
             if what is Ask.PROGRESS:
+                token_at = before.token_at if before else None
+                hung = member.uid in self.hung
+                frozen_for = (before.frozen_for if before else 0.0) + 10.0 if hung else 0.0
                 self.answers[member.uid] = Answer(
-                    member.uid, restarts, before.token_at if before else None, at=self.now
+                    member.uid, restarts, token_at, at=self.now, frozen_for=frozen_for, canary_missed=hung
                 )
             elif what is Ask.DRAINED:
                 token_at = before.token_at if before else None
@@ -245,10 +288,16 @@ class Simulation:
     # --- the cluster --------------------------------------------------------------------------------------------------
     def kubelets(self) -> None:
         """Everything that is due happens: deleted pods go, others are bound and run."""
+        for node in self.nodes:
+            self.quiet[node] = self.quiet[node] + 1 if node in self.dead | self.mute | self.gone else 0
+        absent = self.dead | self.mute
         for name, pod in list(self.pods.items()):
-            if "deletionTimestamp" in pod["metadata"] and pod["spec"].get("nodeName") not in self.dead:
+            node = pod["spec"].get("nodeName")
+            if node in self.gone or ("deletionTimestamp" in pod["metadata"] and node not in absent):
                 del self.pods[name]
         for pod in self.pods.values():
+            if pod["spec"].get("nodeName") in self.mute:
+                continue
             if pod["spec"].get("nodeName") in self.dead:
                 pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
             elif "nodeName" not in pod["spec"] and "schedulingGates" not in pod["spec"]:
@@ -313,7 +362,41 @@ class Simulation:
     def _uid(self) -> str:
         return str(next(self._uids))
 
+    def _unreachable(self, pod: Manifest) -> bool:
+        return self.deaf or pod["spec"].get("nodeName") in self.dead | self.gone
+
     # --- what must never happen ---------------------------------------------------------------------------------------
+    def _check_failure(self, name: str, reason: str) -> None:
+        """Nothing is given up but for what really happened, or for what nobody could tell from it."""
+        pods = [pod for pod in self.pods.values() if _owner(pod) == self.groups[name]["metadata"]["uid"]]
+        nodes = {pod["spec"].get("nodeName") for pod in pods}
+        match reason:
+            case "NodeSilent":
+                silent = {node for node in nodes if self.quiet[node] >= 2}
+                assert silent, f"{name} is given up on nodes that are heard from"
+                assert not self.frozen, f"{name} is given up while evacuations are frozen"
+                leader = self.leader_of(self.groups[name])
+                served = leader is not None and labels.TOKEN_RESTARTS in leader["metadata"].get("annotations", {})
+                assert not served or self._missed(leader), f"{name} answers"
+                others = [each for other, each in self.groups.items() if other != name and self.serves(each)]
+                given_up = any(self.quiet[node] >= 3 for node in silent)
+                assert others or given_up, f"{name} was the last that served"
+            case "GPUUnhealthy":
+                assert {pod["metadata"]["uid"] for pod in pods} & self.sick
+            case "NodeDeleted":
+                assert nodes & self.gone
+            case "EngineFrozen":
+                assert {pod["metadata"]["uid"] for pod in pods} & self.hung
+
+    def _missed(self, leader: Manifest | None) -> bool:
+        answer = self.answers.get(leader["metadata"]["uid"]) if leader else None
+        return answer is not None and answer.misses >= 2
+
+    def _check_force(self, node: str) -> None:
+        recovery = self.stored["spec"]["replicaGroups"]["recovery"]
+        assert recovery.get("forceDelete") == "NodeUnreachable", "removed by force without leave"
+        assert self.quiet[node] >= 3, f"removed by force from {node}, which is heard from"
+
     def _check_retirements(self, plan: Plan) -> None:
         """A serving group only leaves while as many as are needed stay."""
         leaving = {

@@ -20,6 +20,10 @@ SHAPES: dict[str, Manifest] = {
     "no surge": deployment(tensor=8, groups=3, update={"surge": "Never", "maxUnavailable": 1}),
     "down to needed": deployment(tensor=8, disruption={"whenNoCapacity": "DownToNeeded"}),
     "stays": deployment(tensor=4, disruption={"onCordon": "Ignore"}),
+    "force": deployment(
+        tensor=4,
+        replicaGroups={"minAvailable": 1, "recovery": {"maxFailures": 3, "forceDelete": "NodeUnreachable"}},
+    ),
     "limit": deployment(tensor=4, objectives={"limits": {"gpus": 8}}, update={"maxUnavailable": 1}),
 }
 NODES = {"two nodes": 6}
@@ -153,6 +157,30 @@ def cordon(simulation: Simulation, number: int) -> None:
     simulation.cordoned ^= set(_pick(list(simulation.nodes), number))
 
 
+def kubelet_is_cut_off(simulation: Simulation, number: int) -> None:
+    simulation.mute ^= set(_pick(list(simulation.nodes), number))
+
+
+def node_is_deleted(simulation: Simulation, number: int) -> None:
+    simulation.gone ^= set(_pick(list(simulation.nodes), number))
+
+
+def gpu_sick(simulation: Simulation, number: int) -> None:
+    simulation.sick ^= {pod["metadata"]["uid"] for pod in _pick(_bound(simulation), number)}
+
+
+def engine_hangs(simulation: Simulation, number: int) -> None:
+    simulation.hung ^= {pod["metadata"]["uid"] for pod in _pick(_bound(simulation), number)}
+
+
+def berth_is_cut_off(simulation: Simulation, number: int) -> None:
+    simulation.deaf = bool(number % 2)
+
+
+def freeze(simulation: Simulation, number: int) -> None:
+    simulation.frozen = bool(number % 2)
+
+
 def others_come(simulation: Simulation, number: int) -> None:
     """Pods of others take or leave the GPUs of a node."""
     for name in _pick(list(simulation.nodes), number):
@@ -187,6 +215,13 @@ EVENTS: list[Callable[[Simulation, int], None]] = [
     node_dies,
     cordon,
     cordon,
+    node_dies,
+    kubelet_is_cut_off,
+    node_is_deleted,
+    gpu_sick,
+    engine_hangs,
+    berth_is_cut_off,
+    freeze,
     others_come,
     *[proceed] * 6,
 ]
@@ -197,6 +232,8 @@ def converge(simulation: Simulation, cordoned: int) -> None:
     """Fate and the user rest, so many nodes stay cordoned; everything ends as wanted."""
     simulation.cordoned = set(sorted(simulation.cordoned)[:cordoned])
     simulation.silent, simulation.busy, simulation.dead = set(), False, set()
+    simulation.mute, simulation.gone, simulation.sick, simulation.hung = set(), set(), set(), set()
+    simulation.deaf = simulation.frozen = False
     simulation.nodes = dict.fromkeys(simulation.nodes, 8)
     simulation.stored["spec"]["pause"] = "None"
     for pod in _bound(simulation):
