@@ -288,6 +288,8 @@ class Calibration(Model):
     """Effective number of samples behind it."""
     updated_at: Time | None = None
     """When it changed."""
+    spec_hash: Name | None = None
+    """Hash of model, variants, backend and image it was learned with; others begin anew."""
 
 
 class LLMDeploymentStatus(Model):

@@ -12,6 +12,7 @@ from berth.cli.model import model
 from berth.cli.operator import operator
 from berth.cli.plan import plan
 from berth.cli.pools import pools
+from berth.cli.simulate import simulate
 from berth.cli.traffic import traffic
 
 
@@ -28,4 +29,5 @@ main.add_command(model)
 main.add_command(operator)
 main.add_command(plan)
 main.add_command(pools)
+main.add_command(simulate)
 main.add_command(traffic)

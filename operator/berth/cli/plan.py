@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from berth.cli.manifests import documents, parsed_deployment, parsed_pool, the_deployment
+
 if TYPE_CHECKING:
     from berth.api.gpupool import GPUPool
     from berth.api.llmdeployment import LLMDeployment
@@ -81,16 +83,16 @@ def plan(
 
     wanted: list[Change] = []
     try:
-        documents = _documents(filename)
-        pools = [*documents, *_documents(pools_file)] if pools_file is not None else documents
+        found = documents(filename)
+        pools = [*found, *documents(pools_file)] if pools_file is not None else found
         manifests = [document for document in pools if document.get("kind") == "GPUPool"]
         if not manifests:
             manifests = _pools_of_cluster(kubeconfig, context, filename.name)
-        deployment = _deployment(documents, filename.name)
+        deployment = the_deployment(found, filename.name)
         if changes:
             wanted = parse_changes(changes)
             deployment, manifests = apply_changes(deployment, manifests, wanted)
-        planned = _planned(_parse_deployment(deployment), [_parse_pool(manifest) for manifest in manifests])
+        planned = _planned(parsed_deployment(deployment), [parsed_pool(manifest) for manifest in manifests])
     except (BerthError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     if output in ("json", "yaml"):
@@ -110,63 +112,6 @@ def plan(
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
-def _documents(file: Any) -> list[dict[str, Any]]:
-    """The objects of a file: YAML or JSON, several documents, lists."""
-    import yaml
-
-    try:
-        found = list(yaml.safe_load_all(file.read()))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = getattr(error, "problem_mark", None)
-        where = f", line {place.line + 1}" if place else ""
-        raise ValueError(f"{file.name}{where}: this is neither YAML nor JSON") from None
-    objects: list[dict[str, Any]] = []
-    for document in found:
-        items = document.get("items") if isinstance(document, dict) else None
-        objects += [each for each in (items if isinstance(items, list) else [document]) if isinstance(each, dict)]
-    return objects
-
-
-def _deployment(documents: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    found = [document for document in documents if document.get("kind") == "LLMDeployment"]
-    if len(found) != 1:
-        raise ValueError(f"{name}: holds {len(found)} objects of kind LLMDeployment, must hold one: correct the file")
-    return found[0]
-
-
-def _parse_deployment(manifest: dict[str, Any]) -> LLMDeployment:
-    from berth.api.llmdeployment import parse_llmdeployment
-    from berth.errors import InvalidSpec
-
-    deployment = parse_llmdeployment(manifest, known_fields_only=not _stored(manifest))
-    if deployment.spec.traffic is None:
-        raise InvalidSpec(
-            "InvalidSpec",
-            f"LLMDeployment {deployment.metadata.name}: spec.traffic is absent, so there is nothing to plan for: "
-            "add it, or make it from a record of requests with berth traffic profile",
-        )
-    return deployment
-
-
-def _parse_pool(manifest: dict[str, Any]) -> GPUPool:
-    from berth.api.gpupool import parse_gpupool
-    from berth.core.placement.supply import gpu_of
-    from berth.errors import InvalidSpec
-
-    name = (manifest.get("metadata") or {}).get("name", "")
-    try:
-        pool = parse_gpupool(manifest, known_fields_only=not _stored(manifest))
-    except InvalidSpec as error:
-        raise InvalidSpec(error.reason, f"GPUPool {name}: {error}") from None
-    gpu_of(pool)
-    return pool
-
-
-def _stored(manifest: Mapping[str, Any]) -> bool:
-    """Read from a cluster, with fields that nobody writes by hand."""
-    return "uid" in (manifest.get("metadata") or {})
-
-
 def _pools_of_cluster(kubeconfig: str | None, context: str, name: str) -> list[dict[str, Any]]:
     from kubernetes.aio.client import ApiClient
 

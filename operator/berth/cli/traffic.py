@@ -46,8 +46,10 @@ def profile(path: Path, max_requested: int | None, form: str) -> None:
     from berth.estimator.trace import profile_of
 
     try:
-        rows = sorted(_rows(path))
-        times, prompts, outputs = (np.array(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
+        found_rows = sorted(rows(path))
+        times, prompts, outputs = (
+            (np.array(column) for column in zip(*found_rows, strict=True)) if found_rows else ([], [], [])
+        )
         found = profile_of(np.asarray(times, dtype=float), np.asarray(prompts), np.asarray(outputs), max_requested)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
@@ -85,7 +87,7 @@ def spec_of(found: TrafficProfile) -> dict[str, Any]:
     return spec
 
 
-def _rows(path: Path) -> Iterator[tuple[float, int, int]]:
+def rows(path: Path) -> Iterator[tuple[float, int, int]]:
     """Seconds, prompt tokens, answer tokens of each row; `ValueError` names line and field of a bad one."""
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8", newline="") as lines:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from berth.engine.engines.base import LoadError
 from berth.engine.engines.plant import Job, Plant, PlantConfig, Refused
 from berth.engine.engines.simulated import plant_config
 from berth.simulation.traffic import Floats, Recorded
@@ -109,7 +110,7 @@ class Responses:
         if key not in self._known:
             try:
                 self._known[key] = self._measure(options, prompt_scale)
-            except (ValueError, Refused) as error:
+            except (LoadError, Refused) as error:
                 self._known[key] = CannotRun(str(error))
         found = self._known[key]
         if isinstance(found, CannotRun):
@@ -121,6 +122,8 @@ class Responses:
         random = Random(self._seed)  # noqa: S311  (a simulation)
         picks = [random.randrange(len(self._recorded.prompt)) for _ in range(_REQUESTS)]
         longest = config.kv_tokens - self._max_requested - config.block_tokens
+        if longest < 1:
+            raise LoadError(f"KV room of {config.kv_tokens} tokens is less than one answer of {self._max_requested}")
         jobs = []
         for number, pick in enumerate(picks):
             prompt = max(1, min(round(int(self._recorded.prompt[pick]) * prompt_scale), longest))

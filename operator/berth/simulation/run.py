@@ -13,6 +13,7 @@ from berth.api.placement import Allocation
 from berth.core.placement.evaluate import Memory
 from berth.core.placement.layouts import Layout
 from berth.core.placement.question import Question
+from berth.simulation.baseline import Baseline, best_fixed, oracle
 from berth.simulation.operator import Operator, plant_options
 from berth.simulation.response import Response, Responses
 from berth.simulation.service import Service
@@ -116,6 +117,15 @@ class Simulation:
         course = Course(name, asked, operator, minutes)
         self.courses.append(course)
         return course
+
+    def baselines(self) -> dict[str, tuple[Baseline, ...]]:
+        """By deployment: the best fixed placement and the oracle, where there are such."""
+        found = {}
+        for course in self.courses:
+            responses = self._responses[round(course.asked.traffic.output_tokens.max)]
+            both = (way(course.asked, self.world, course.minutes, responses) for way in (best_fixed, oracle))
+            found[course.name] = tuple(each for each in both if each is not None)
+        return found
 
     def run(self, minutes: int, *, sampled: int = 15) -> None:
         """From the beginning; a sample of each deployment every `sampled` minutes (0: none)."""

@@ -59,6 +59,11 @@ class World:
         edges = {event.at for event in self.events}
         self._changes = frozenset(edges | {e.at + e.lasts for e in self.events if e.lasts is not None})
 
+    @property
+    def edges(self) -> frozenset[int]:
+        """Minutes at which something begins or ends."""
+        return self._changes
+
     # --- what is so now -----------------------------------------------------------------------------------------------
     def advance(self, minute: int) -> bool:
         """To `minute`; whether something changed on the way."""

@@ -62,6 +62,7 @@ class Calibration:
 
     def learned(self, place: Place, measured: float, now: float) -> Calibration:
         """With the level of the hour before `now`. Call it as often as you like: time counts, not calls."""
+        measured = min(max(measured, SHORTEST), LONGEST)
         known = self.of(place)
         others = tuple(each for each in self.places if each.place != place)
         if known is None:
@@ -150,12 +151,13 @@ def _shown(level: float) -> str:
 
 
 def _read(factor: object) -> float | None:
-    """Logarithm of a stored factor, within the bounds of what calibration may say; None if it is none."""
+    """Logarithm of a stored factor, bounded; None if it is none."""
     try:
         value = float(str(factor))
     except ValueError:
         return None
-    return min(max(math.log(value), SHORTEST), LONGEST) if 0 < value < math.inf else None
+    most = LONGEST - SHORTEST  # of a change
+    return min(max(math.log(value), -most), most) if 0 < value < math.inf else None
 
 
 def _place(entry: Mapping[str, Any]) -> Place | None:
