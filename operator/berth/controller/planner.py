@@ -1,23 +1,35 @@
 """Asks the planner of the core, off the event loop: models take up to a second, leases and watches do not wait.
 
 Most passes ask nothing: a decision that stands is read from status. The others are answered one after the other, and
-what is computed for one is remembered for the next.
+what is computed for one is remembered for the next. A placement that serves is looked at with its measurements at each
+pass; that is cheap but for a close look every quarter of an hour.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from statistics import median
+from typing import Final
 
 from berth.api.gpupool import GPUPool
 from berth.controller.arbiter import Arbiter
 from berth.core.observed import Snapshot
 from berth.core.placement.decide import Decision, decide, kept
 from berth.core.placement.evaluate import Memory
+from berth.core.placement.question import question
 from berth.core.placement.supply import Supply, supply_of
 from berth.core.plan import readable_pools
 from berth.core.pools import PoolState
+from berth.core.steering.steer import steer
+from berth.core.steering.told import Kept, situation_of, steered
 from berth.errors import InvalidSpec
+
+_Name = tuple[str, str]
+"""Namespace and name of a deployment."""
+_RECENT_SECONDS: Final = 7200.0
 
 
 class Planner:
@@ -28,21 +40,74 @@ class Planner:
         self._state_of = state_of
         self._memory = Memory()
         self._one_at_a_time = asyncio.Lock()
+        self._kept: dict[_Name, Kept] = {}
+        self._moving: dict[_Name, frozenset[str]] = {}
+        """Pools that a move under way touches."""
 
     async def decide(self, snapshot: Snapshot) -> Decision | None:
         """Where the deployment is to run; None where nobody asks: a fixed placement, or one that is being deleted."""
         metadata, spec = snapshot.deployment.metadata, snapshot.deployment.spec
         if spec.placement.mode != "Auto" or metadata.deletion_timestamp:
             return None
-        decision = kept(snapshot)
-        if decision is not None:
-            return decision
         try:
-            supplies = [await self._supply(pool, snapshot) for pool in readable_pools(snapshot.pools).values()]
-            async with self._one_at_a_time:
-                return await asyncio.to_thread(decide, snapshot, supplies, self._memory)
+            decision = kept(snapshot)
+            if decision is None:
+                supplies = await self._supplies(snapshot)
+                async with self._one_at_a_time:
+                    decision = await asyncio.to_thread(decide, snapshot, supplies.values(), self._memory)
+            return await self._steered(snapshot, decision)
         except InvalidSpec as error:
             return Decision(None, refusal=error)
+
+    async def _steered(self, snapshot: Snapshot, decision: Decision) -> Decision:
+        """With what measurements say; as it is while there are none."""
+        name, status = _name(snapshot), snapshot.raw.get("status") or {}
+        if "calibration" in status and decision.allocation is not None:
+            decision = replace(decision, status={"calibration": status["calibration"], **decision.status})
+        current = (status.get("moves") or {}).get("current") or {}
+        self._moving[name] = frozenset(
+            side["pool"] for key in ("from", "to") for side in current.get(key) or () if "pool" in side
+        )
+        measured = snapshot.measured
+        if decision.allocation is None or measured is None or not measured.fresh:
+            return decision
+        supplies = await self._supplies(snapshot)
+        if decision.allocation.pool not in supplies:
+            return decision
+        before = self._kept.get(name, Kept())
+        situation = situation_of(
+            snapshot,
+            decision,
+            question(snapshot.deployment),
+            supplies,
+            before,
+            moves_by_pool=Counter(pool for other, pools in self._moving.items() if other != name for pool in pools),
+            neighbours=self._neighbours(name, decision.allocation.pool, snapshot.now),
+        )
+        async with self._one_at_a_time:
+            found = await asyncio.to_thread(steer, situation, self._memory)
+        self._kept[name] = Kept(found.day, found.reviewed, found.calibration)
+        return steered(decision, situation, found, status)
+
+    def _neighbours(self, name: _Name, pool: str, now: float) -> float | None:
+        """By how much the groups of others on the pool became slower within the last hours, as a logarithm."""
+        changes = [
+            place.change
+            for other, each in self._kept.items()
+            if other != name
+            for place in each.calibration.places
+            if place.place.pool == pool and now - place.at < _RECENT_SECONDS
+        ]
+        return median(changes) if changes else None
+
+    def forget(self, namespace: str, name: str) -> None:
+        """The deployment is gone."""
+        self._kept.pop((namespace, name), None)
+        self._moving.pop((namespace, name), None)
+
+    async def _supplies(self, snapshot: Snapshot) -> Mapping[str, Supply]:
+        pools = readable_pools(snapshot.pools)
+        return {name: await self._supply(pool, snapshot) for name, pool in pools.items()}
 
     async def _supply(self, pool: GPUPool, snapshot: Snapshot) -> Supply:
         """The pool as it stands, without what the deployment's own groups take: they would make room for others."""
@@ -53,3 +118,8 @@ class Planner:
         used = self._arbiter.used(resource, nodes, without=frozenset(group.uid for group in snapshot.groups))
         namespace = snapshot.deployment.metadata.namespace
         return supply_of(pool, namespace, nodes, used, self._state_of(pool).why_not_usable)
+
+
+def _name(snapshot: Snapshot) -> _Name:
+    metadata = snapshot.deployment.metadata
+    return metadata.namespace, metadata.name

@@ -293,6 +293,7 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._memories.pop(key, None)
+        self._planner.forget(key.namespace, key.name)
         self._standing.forget(key.namespace, key.name)
         self._unplaced.discard(key)
         self._monitor.ask(key, frozenset(), frozenset())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
@@ -27,6 +27,9 @@ from berth.core.placement.question import Question, question, spec_hash
 from berth.core.placement.size import Candidate, Rejection, Stage, size
 from berth.core.placement.supply import Supply
 from berth.errors import InvalidSpec
+
+if TYPE_CHECKING:
+    from berth.core.steering.steer import Steering
 
 _LONGEST: Final = 1024
 """Characters of a message in status."""
@@ -46,6 +49,8 @@ class Decision:
     """Why nothing can be placed: what fails on the closest candidate and what would help."""
     refusal: InvalidSpec | None = None
     """Why nothing can be asked for: the spec contradicts itself, the model or a pool."""
+    steering: Steering | None = None
+    """What measurements say to it: the number of groups is already theirs, a move is for whoever carries moves out."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def _may_move(snapshot: Snapshot) -> bool:
 
 def _stored(snapshot: Snapshot) -> dict[str, Any]:
     status = snapshot.raw.get("status") or {}
-    return {name: status[name] for name in ("placement", "candidates", "availability") if name in status}
+    return {name: status[name] for name in ("placement", "candidates", "availability", "calibration") if name in status}
 
 
 def recorded(

@@ -35,6 +35,10 @@ from berth.core.steering.reading import Reading, Span
 REVIEW_SECONDS: Final = 900.0
 """Time between two weighings of a deployment that is well: prices and capacity change slowly, models take a while."""
 BREACH_REVIEW_SECONDS: Final = 300.0
+FEWEST_SECONDS: Final = 180.0
+"""Measured time below which a rate is chance."""
+_SLOW_ENOUGH: Final = 900.0
+"""Below which the slow window is as young as the fast one, and its mean no better."""
 _LOAD_GRID: Final = 0.05
 _BELIEF_GRID: Final = 0.02
 _NODES_COUNTED: Final = 4
@@ -104,13 +108,13 @@ class Steering:
 def steer(situation: Situation, memory: Memory) -> Steering:
     """Learn, diagnose, scale, decide."""
     reading = situation.reading
-    current = Sized(situation.groups_for_traffic, situation.in_force.groups)
-    if reading is None:
-        verdict = rules.gate(
-            situation.now, situation.policy, situation.past, replace(situation.state, measured=False)
-        ) or Hold("NoMetrics")
-        return Steering(current, verdict, situation.calibration, situation.day, reviewed=situation.reviewed)
-    return _Look(situation, reading, memory).steering(current)
+    if reading is None or reading.fast.seconds < FEWEST_SECONDS:
+        current = Sized(situation.groups_for_traffic, situation.in_force.groups)
+        state = replace(situation.state, measured=reading is not None, effective=0.0)
+        hold = rules.gate(situation.now, situation.policy, situation.past, state)
+        assert hold is not None, "nothing was measured"
+        return Steering(current, hold, situation.calibration, situation.day, reviewed=situation.reviewed)
+    return _Look(situation, reading, memory).steering()
 
 
 class _Look:
@@ -139,7 +143,8 @@ class _Look:
         self.calibration, self.levels = self._learn() if self.due else (situation.calibration, {})
         self.evaluation = Estimates(self.measured, situation.supplies, memory, lambda each: self.believe(each).factor())
 
-    def steering(self, current: Sized) -> Steering:
+    def steering(self) -> Steering:
+        current = Sized(self.situation.groups_for_traffic, self.situation.in_force.groups)
         before = self.situation.reviewed
         why = self._diagnose() if self.due or before is None else before.diagnosis
         scaling = self._scale(current, why)
@@ -222,7 +227,13 @@ class _Look:
             peak = None  # what made the groups grow is not over before a day without it
         return scale(
             current,
-            Demand(self.slow_load, self.fast_load, peak, fast.misses / rules.ALLOWED_MISSES, fast.effective),
+            Demand(
+                self.slow_load if self.reading.slow.seconds >= _SLOW_ENOUGH else 0.0,
+                self.fast_load,
+                peak,
+                fast.misses / rules.ALLOWED_MISSES,
+                fast.effective,
+            ),
             bounds,
             busy=1.0 if self.asked.traffic.closed else self.asked.traffic.peak_to_mean,
             settled_for=0.0 if situation.state.changing else situation.now - situation.changed_at,

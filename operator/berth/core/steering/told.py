@@ -1,0 +1,161 @@
+"""From one pass to one look and back: what the operator observed as a situation, and what comes of it as a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from berth import labels
+from berth.core.accept import wanted_groups
+from berth.core.calibration.learn import Calibration, made_with, recalled, stored, worth_writing
+from berth.core.moves.decision import Advise
+from berth.core.moves.rules import State
+from berth.core.observed import Snapshot
+from berth.core.placement import record
+from berth.core.placement.decide import Decision
+from berth.core.placement.layouts import Layout
+from berth.core.placement.question import Question
+from berth.core.placement.size import Candidate
+from berth.core.placement.supply import Supply
+from berth.core.steering.day import Day
+from berth.core.steering.policy import past_of, policy_of
+from berth.core.steering.reading import reading_of
+from berth.core.steering.steer import Reviewed, Situation, Steering
+from berth.core.timestamps import unix_seconds
+
+_LONGEST: Final = 1024
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a deployment between looks, in memory; losing it costs time, never a wrong step."""
+
+    day: Day = field(default_factory=Day)
+    reviewed: Reviewed | None = None
+    calibration: Calibration = field(default_factory=Calibration)
+    """As learned last; status has it too, but not to the last hour."""
+
+
+def situation_of(
+    snapshot: Snapshot,
+    decision: Decision,
+    asked: Question,
+    supplies: Mapping[str, Supply],
+    kept: Kept,
+    moves_by_pool: Mapping[str, int],
+    neighbours: float | None,
+) -> Situation:
+    """Of a deployment whose decision has an allocation on a pool of `supplies`."""
+    assert decision.allocation is not None
+    spec = snapshot.deployment.spec
+    status: Mapping[str, Any] = snapshot.raw.get("status") or {}
+    wanted = wanted_groups(snapshot.deployment, decision.allocation)
+    allocation = decision.allocation.model_copy(update={"groups": wanted})
+    policy = policy_of(spec)
+    if spec.scaling.mode == "Manual":
+        policy = replace(policy, prefers_cost=False)  # how much there is to save is the user's number
+    calibration = kept.calibration
+    hash_now = made_with(spec, (status.get("resolved") or {}).get("image"))
+    if calibration.made_with != hash_now:
+        calibration = recalled(status.get("calibration") or (), hash_now)
+    alive = [group for group in snapshot.groups if group.alive]
+    decided_at = unix_seconds((status.get("placement") or {}).get("decidedAt")) or 0.0
+    return Situation(
+        now=snapshot.now,
+        uid=snapshot.deployment.metadata.uid,
+        asked=asked,
+        supplies=supplies,
+        in_force=allocation,
+        groups_for_traffic=decision.groups_for_traffic,
+        policy=policy,
+        past=past_of(status),
+        state=replace(_state(snapshot, allocation.groups), moves_by_pool=moves_by_pool),
+        reading=reading_of(snapshot.measured, allocation.pool),
+        day=kept.day,
+        calibration=calibration,
+        changed_at=max([decided_at, *(group.created_at for group in alive)]),
+        scales=spec.scaling.mode == "Auto" and spec.pause == "None",
+        nodes=tuple(member.node for group in alive for member in group.members if member.node),
+        neighbours=neighbours,
+        reviewed=kept.reviewed,
+    )
+
+
+def _state(snapshot: Snapshot, wanted: int) -> State:
+    """Whether groups are lost, or come and go."""
+    alive = [group for group in snapshot.groups if group.alive]
+    serving = [group for group in alive if group.leader is not None and group.leader.serving]
+    taken = {group.group for group in alive}
+    lost = any(group.lifecycle == labels.FAILED and group.group not in taken for group in snapshot.groups)
+    replacing = any(
+        other.lifecycle == labels.FAILED and other.group == group.group
+        for group in alive
+        if group not in serving
+        for other in snapshot.groups
+    )
+    moves = (snapshot.raw.get("status") or {}).get("moves") or {}
+    return State(
+        failing_over=lost or replacing,
+        changing=len(serving) != len(alive)
+        or len(taken) != wanted
+        or len(alive) != len(taken)
+        or len({group.template_hash for group in alive}) > 1
+        or any(group.lifecycle == labels.RETIRING for group in snapshot.groups),
+        moving=bool(moves.get("current")),
+    )
+
+
+def steered(decision: Decision, situation: Situation, found: Steering, status: Mapping[str, Any]) -> Decision:
+    """The decision with the number of groups, and what status says of all this."""
+    assert decision.allocation is not None
+    changed = dict(decision.status)
+    if situation.scales:
+        sized = found.sized
+        decision = replace(
+            decision,
+            allocation=decision.allocation.model_copy(update={"groups": sized.groups}),
+            groups_for_traffic=sized.for_traffic,
+        )
+        placement = dict(changed.get("placement") or {})
+        if placement.get("groupsForTraffic") != sized.for_traffic:
+            placement["groupsForTraffic"] = sized.for_traffic
+        if found.scaled:
+            placement["reason"] = found.scaled[:_LONGEST]
+        changed["placement"] = placement
+    known = status.get("calibration") or []
+    learned = stored(found.calibration, situation.asked.model.name)
+    changed["calibration"] = learned if worth_writing(known, learned) else known
+    candidates = _candidates(situation, found)
+    if candidates is not None:
+        changed["candidates"] = candidates
+    if not changed["calibration"]:
+        del changed["calibration"]
+    return replace(decision, status=changed, steering=found)
+
+
+def _candidates(situation: Situation, found: Steering) -> list[dict[str, Any]] | None:
+    """`status.candidates` with the advised placement first, or without an advice that no longer holds; None: as it is.
+
+    The condition PlacementOutdated and its Event follow from the list.
+    """
+    before, weighed = situation.reviewed, found.weighed
+    advised = before.verdict.move.to if before is not None and isinstance(before.verdict, Advise) else None
+    verdict = found.verdict
+    now = verdict.move.to if isinstance(verdict, Advise) else None
+    if weighed is None or now == advised:
+        return None
+    here = Layout.of(situation.in_force)
+    stay = replace(weighed.stay, groups=weighed.stay.groups or situation.in_force.groups)
+    others = [each for each in weighed.answer.candidates if each.layout != here]
+    first: list[Candidate] = [stay]
+    if now is not None:
+        there = Layout.of(now)
+        first = [*(option.candidate for option in weighed.options if option.candidate.layout == there), stay]
+        others = [each for each in others if each.layout != there]
+    shown = record.selection([*first, *others], stay)
+    supplies = dict(situation.supplies)
+    return [
+        record.dump(entry)
+        for entry in record.candidates_status(weighed.asked, supplies, weighed.evaluation, shown, stay)
+    ]

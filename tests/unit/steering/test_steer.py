@@ -1,0 +1,168 @@
+"""One look at a running deployment: what follows from a reading, and that nothing follows from none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from berth.api.placement import Allocation
+from berth.core.calibration.learn import Calibration
+from berth.core.moves.decision import Advise, Hold, Move
+from berth.core.moves.rules import Past, State
+from berth.core.placement.evaluate import Memory
+from berth.core.placement.question import question
+from berth.core.steering.day import Day
+from berth.core.steering.policy import past_of, policy_of
+from berth.core.steering.reading import Reading, Span
+from berth.core.steering.steer import Situation, Steering, steer
+from tests.unit.placement.cases import BF16, FP8, deployment, supply
+
+HOUR, DAY = 3600.0, 86400.0
+NOW = 1000 * DAY
+MEMORY = Memory()
+HERE = Allocation(pool="h100", variant="fp8", tensor_parallel=2, max_batch_size=256, max_num_tokens=2048, groups=3)
+
+
+def span(
+    rate: float, *, seconds: float = HOUR, misses: float = 0.01, effective: float = 400.0, prompt: float = 1155.0
+) -> Span:
+    return Span(seconds, rate, 2.0 * rate, prompt, 211.0, misses, effective)
+
+
+def reading(rate: float = 5.4, **given: Any) -> Reading:
+    return Reading(NOW, replace(span(rate, **given), seconds=300.0), span(rate, **given))
+
+
+def a_day(load: float) -> Day:
+    day = Day()
+    for hour in range(25):
+        day = day.seen(NOW - DAY + hour * HOUR, load, HOUR)
+    return day
+
+
+def situation(found: Reading | None, spec: dict[str, Any] | None = None, **given: Any) -> Situation:
+    asked = question(deployment(variants=(FP8, BF16), **(spec or {})))
+    pools = {"h100": supply("h100"), "cheap": supply("cheap", price="1.19")}
+    return Situation(
+        now=NOW, uid="uid", asked=asked, supplies=pools, in_force=HERE, groups_for_traffic=3,
+        policy=policy_of(asked.spec), past=Past(), state=State(), reading=found, day=a_day(5.4),
+        calibration=Calibration(), changed_at=NOW - 2 * DAY, **given,
+    )  # fmt: skip
+
+
+def look(at: Situation) -> Steering:
+    return steer(at, MEMORY)
+
+
+def test_without_a_reading_everything_stays_as_it_is() -> None:
+    found = look(situation(None))
+    assert (found.sized.groups, found.sized.for_traffic) == (3, 3)
+    assert isinstance(found.verdict, Hold)
+    assert found.verdict.reason == "NoMetrics"
+    assert found.calibration == Calibration()
+
+
+@pytest.mark.parametrize("seconds", [10.0, 100.0])
+def test_a_minute_says_nothing_yet(seconds: float) -> None:
+    young = Reading(NOW, span(50.0, seconds=seconds), span(50.0, seconds=seconds))
+    found = look(situation(young))
+    assert found.sized.groups == 3
+    assert isinstance(found.verdict, Hold)
+
+
+def test_the_same_situation_gives_the_same_answer_with_and_without_memory() -> None:
+    at = situation(reading(9.0))
+    assert look(at).sized == steer(at, Memory()).sized == look(at).sized
+
+
+def test_measured_load_brings_groups_and_manual_scaling_does_not() -> None:
+    assert look(situation(reading(14.0))).sized.groups > 3
+    assert look(situation(reading(14.0), scales=False)).sized.groups == 3
+
+
+def test_longer_prompts_bring_groups_at_the_same_rate() -> None:
+    usual, longer = look(situation(reading(6.0))), look(situation(reading(6.0, prompt=2400.0)))
+    assert longer.sized.for_traffic > usual.sized.for_traffic
+
+
+def test_a_much_cheaper_pool_is_a_move_with_all_that_whoever_carries_it_out_needs() -> None:
+    found = look(situation(reading()))
+    move = found.verdict
+    assert isinstance(move, Move)
+    assert (move.cause, move.to.pool, move.start) == ("Cost", "cheap", HERE)
+    assert move.saving is not None
+    assert move.saving_at_worst is not None
+    assert move.saving > move.saving_at_worst > 0
+    assert move.cooldown >= 3 * (move.pay_back or 0)
+    assert 1 <= move.needed <= move.to.groups
+    assert move.capacity_from > 0 < move.capacity_to
+    assert move.decision.status["placement"]["allocations"][0]["pool"] == "cheap"
+    assert "saves" in move.reason
+    again = look(situation(reading())).verdict
+    assert isinstance(again, Move)
+    assert again.id == move.id
+
+
+def test_advise_gives_the_same_move_as_an_advice() -> None:
+    moved, advised = (
+        look(situation(reading())),
+        look(situation(reading(), {"placement": {"moves": {"mode": "Advise"}}})),
+    )
+    assert isinstance(moved.verdict, Move)
+    assert isinstance(advised.verdict, Advise)
+    assert advised.verdict.move.to == moved.verdict.to
+
+
+def test_a_close_look_is_not_taken_again_at_once() -> None:
+    mode = {"placement": {"moves": {"mode": "Advise"}}}
+    first = look(situation(reading(), mode))
+    second = look(situation(reading(), mode, reviewed=first.reviewed))
+    assert second.weighed is None
+    assert second.verdict == first.verdict
+    later = replace(situation(reading(), mode, reviewed=first.reviewed), now=NOW + HOUR)
+    assert look(later).weighed is first.weighed, "nothing it depends on has changed"
+
+
+def test_a_day_that_is_not_measured_holds() -> None:
+    found = look(replace(situation(reading()), day=Day()))
+    assert isinstance(found.verdict, Hold)
+    assert found.verdict.reason == "LessThanADay"
+
+
+# --- the day ----------------------------------------------------------------------------------------------------------
+def test_the_peak_is_known_after_a_day_and_forgotten_a_day_later() -> None:
+    day = Day().seen(0.0, 9.0, HOUR)
+    for hour in range(1, 23):
+        day = day.seen(hour * HOUR, 5.0, HOUR)
+        assert day.peak(hour * HOUR) is None
+    day = day.seen(23 * HOUR, 5.0, HOUR)
+    assert day.peak(23 * HOUR) == 9.0
+    day = day.seen(24 * HOUR, 5.0, HOUR).seen(25 * HOUR, 5.0, HOUR)
+    assert day.peak(25 * HOUR) == 5.0
+
+
+def test_a_gap_begins_the_day_anew() -> None:
+    day = a_day(5.0)
+    assert day.peak(NOW) == 5.0
+    assert day.peak(NOW + 2 * HOUR) is None
+    assert day.seen(NOW + 2 * HOUR, 1.0, HOUR).peak(NOW + 2 * HOUR) is None
+
+
+def test_half_an_hour_is_no_hour() -> None:
+    assert Day().seen(0.0, 9.0, 1700.0) == Day()
+
+
+# --- status -----------------------------------------------------------------------------------------------------------
+def test_the_past_is_what_status_remembers() -> None:
+    recent = [
+        {"id": "b", "finishedAt": "2026-01-02T00:00:00Z", "result": "RolledBack", "placementHash": "abc"},
+        {"id": "a", "finishedAt": "2026-01-01T00:00:00Z", "result": "Completed", "placementHash": "def"},
+        {"id": "c", "finishedAt": "nonsense"},
+    ]
+    past = past_of({"moves": {"recent": recent, "nextAllowedAt": "2026-01-03T00:00:00Z"}})
+    assert len(past.ended) == 2
+    assert past.last == past.ended[0] < past.cost_moves_from
+    assert past.taken_back == {"abc"}
+    assert past_of({}) == Past()
