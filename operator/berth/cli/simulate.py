@@ -212,7 +212,8 @@ def _events(faults: Sequence[str], pools: Mapping[str, GPUPool], minutes: int, s
         kind, target, value, at, lasts = found.groups()
         needs_pool = kind in ("slow", "price", "node", "pool")
         if needs_pool and target not in pools:
-            raise ValueError(f"--fail {fault}: pool {target or ''} is not among {', '.join(sorted(pools))}")
+            names = sorted(pools)
+            raise ValueError(f"--fail {fault}: name one of the pools {', '.join(names)}, such as {kind}:{names[0]}@3d")
         events.append(
             Event(
                 kind,  # type: ignore[arg-type]
