@@ -32,6 +32,8 @@ def closed_form(m: Measurement) -> str | None:
     """Which closed form predicts this measurement; None if it has to be simulated."""
     if m.load == OPEN or m.percentile or m.quantity == ALL_REDUCE:
         return None
+    if m.varied and m.load == SATURATED:
+        return None  # the longest answer ends the run
     if m.quantity == "ttft" and (m.load == SATURATED or (m.load == CLOSED and m.clients > 1)):
         return None
     if m.quantity == "tpot" and (m.between_tokens or m.load == STATIC):

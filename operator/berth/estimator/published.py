@@ -78,6 +78,8 @@ class Measurement:
     """Time per output token is request time / tokens."""
     requests: int = 0
     """Requests of the whole run; 0 if not stated."""
+    varied: bool = False
+    """Prompts and answers are those of conversations, of all lengths, not made to measure."""
     message_bytes: float = 0.0
     """Of an all-reduce."""
     nccl: bool = False
@@ -125,6 +127,7 @@ def measurement(row: Row) -> Measurement:
         between_tokens=bool(re.search(r"p50 token latency|median (itl|inter-token)", notes, re.IGNORECASE)),
         whole_request="over whole request" in notes,
         requests=_requests(notes),
+        varied=_of_conversations(row, notes),
     )
 
 
@@ -314,17 +317,23 @@ def _load(row: Row, quantity: str, runtime: Runtime, notes: str) -> tuple[str, f
     return (STATIC if batch else CLOSED), clients
 
 
-_SHARED_CHATS: Final = (220.0, 200.0)  # mean prompt and answer of ShareGPT conversations, as vLLM's paper gives them
+_SHARED_CHATS: Final = (230.0, 203.0)
+"""Mean prompt and answer of the ShareGPT conversations that vLLM's serving benchmark draws: 229,711 and 203,068 tokens
+of 1,000 requests (vLLM, pull request 18566)."""
 _UNSTATED: Final = (128.0, 128.0)
 
 
 def _lengths(row: Row, notes: str) -> tuple[float, float]:
-    default = _SHARED_CHATS if "sharegpt" in f"{notes} {_text(row, 'source')}".lower() else _UNSTATED
+    default = _SHARED_CHATS if _of_conversations(row, notes) else _UNSTATED
     lengths = []
     for field, inferred in zip(("input_tokens", "output_tokens"), default, strict=True):
         stated = _stated(row, field)
         lengths.append(inferred if stated is None else _number(field, stated, 1, 1e7))
     return lengths[0], lengths[1]
+
+
+def _of_conversations(row: Row, notes: str) -> bool:
+    return "sharegpt" in f"{notes} {_text(row, 'source')}".lower()
 
 
 def _requests(notes: str) -> int:

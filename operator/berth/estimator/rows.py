@@ -36,6 +36,10 @@ _CLOSED_ROUNDS: Final = 5
 """Requests per client of a closed-loop benchmark whose source does not state them."""
 _LENGTH_SPREAD: Final = 0.1
 """Prompts and answers of benchmarks vary by about this share, which keeps clients from moving in lock-step."""
+_VARIED: Final = 0.83
+"""Standard deviation of the logarithm of lengths in conversations: as large as the mean itself."""
+_LONGEST: Final = 6.0
+"""The longest conversation that benchmarks keep, in means."""
 _MOST_REQUESTS: Final = 5000
 _SEED: Final = 1
 _NCCL_LATENCY: Final = 10e-6
@@ -145,7 +149,7 @@ def _simulated(m: Measurement, c: Coefficients) -> float:
 
     arrival = _arrivals(m)
     random = np.random.default_rng(_SEED)
-    prompt, output = (_lengths(mean, len(arrival), random) for mean in (m.prompt, m.output))
+    prompt, output = (_lengths(mean, len(arrival), random, m.varied) for mean in (m.prompt, m.output))
     room = max(float(kv_tokens(copy, c.reserve, MAX_NUM_TOKENS)), float(whole_blocks(float(np.max(prompt + output)))))
     engine = EngineModel(step, int(room), int(MAX_BATCH_SIZE), int(MAX_NUM_TOKENS), 0.0, BLOCK_TOKENS)
     requests = Requests(arrival, prompt, 0 * prompt, output, prompt + output)
@@ -160,9 +164,11 @@ def _simulated(m: Measurement, c: Coefficients) -> float:
     return float(np.quantile(times, 0.99) if m.percentile else times.mean())
 
 
-def _lengths(mean: float, count: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    drawn = np.rint(mean * random.uniform(1 - _LENGTH_SPREAD, 1 + _LENGTH_SPREAD, count))
-    lengths: npt.NDArray[np.int64] = np.maximum(drawn, 1).astype(np.int64)
+def _lengths(mean: float, count: int, random: np.random.Generator, varied: bool) -> npt.NDArray[np.int64]:
+    share = random.uniform(1 - _LENGTH_SPREAD, 1 + _LENGTH_SPREAD, count)
+    if varied:
+        share = np.minimum(random.lognormal(-(_VARIED**2) / 2, _VARIED, count), _LONGEST)
+    lengths: npt.NDArray[np.int64] = np.maximum(np.rint(mean * share), 1).astype(np.int64)
     return lengths
 
 

@@ -199,6 +199,17 @@ def test_more_arrivals_wait_longer() -> None:
     assert waits == sorted(waits)
 
 
+def test_conversations_of_all_lengths_take_longer_than_their_mean_length() -> None:
+    asked = {"source": "vLLM 0.6 benchmark", "kv_precision": "", "input_tokens": "n/s", "output_tokens": "n/s"}
+    chats = row(**asked, concurrency="qps=inf", notes="ShareGPT, 200 prompts")
+    made = row(**{**asked, "input_tokens": "230", "output_tokens": "203"}, concurrency="max", notes="200 prompts")
+    assert (measurement(chats).prompt, measurement(chats).output) == (230, 203)
+    assert 0.3 < predict_row(chats).predicted / predict_row(made).predicted < 0.9
+
+    late = {"metric": "ttft_p99_ms", "unit": "ms", "concurrency": "qps=4"}
+    assert predict_row({**chats, **late}).predicted > predict_row({**made, **late}).predicted
+
+
 def test_the_measured_all_reduce_comes_back() -> None:
     found = predict_row(
         row(
