@@ -66,6 +66,61 @@ def test_what_was_measured_is_never_said_not_to_fit(predicted: list[tuple[dict[s
     assert {p.verdict for _, p in predicted} <= {"ok", "marginal"}
 
 
+A100_40 = {
+    "source": "TensorRT-LLM v0.5",
+    "model": "Llama-2-70B",
+    "weights_precision": "fp16",
+    "gpu": "A100-SXM",
+    "gpu_mem_gb": "40",
+    "interconnect": "NVLink",
+    "tp": "4",
+    "pp": "1",
+    "concurrency": "1",
+    "input_tokens": "512",
+    "output_tokens": "64",
+    "metric": "tpot_ms",
+    "unit": "ms",
+}
+FOUR_H100 = {**A100_40, "gpu": "H100-SXM", "gpu_mem_gb": "80"}
+SATURATED_405B = {
+    **A100_40,
+    "source": "NVIDIA blog 2024-10",
+    "model": "Llama-3.1-405B",
+    "weights_precision": "fp8",
+    "gpu": "H200-SXM",
+    "gpu_mem_gb": "141",
+    "tp": "8",
+    "concurrency": "max",
+    "input_tokens": "2048",
+    "output_tokens": "128",
+    "metric": "out_tok_s",
+    "unit": "tok/s",
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "other", "published"),
+    [
+        ({**A100_40, "tp": "8"}, A100_40, 0.70),
+        (FOUR_H100, A100_40, 0.64),
+        ({**FOUR_H100, "concurrency": "16"}, {**A100_40, "concurrency": "16"}, 0.48),
+        ({**SATURATED_405B, "tp": "1", "pp": "8"}, SATURATED_405B, 1.5),
+    ],
+    ids=[
+        "eight against four A100-40",
+        "four H100 against A100-40",
+        "the same at batch 16",
+        "stages against a wide split",
+    ],
+)
+def test_published_ratios_that_no_fit_can_use_are_met(
+    row: dict[str, str], other: dict[str, str], published: float
+) -> None:
+    """Databricks 2023 (Llama-2-70B) and NVIDIA 2024 (Llama-3.1-405B); lengths are not stated in either."""
+    ratio = predict_rows([row])[0].predicted / predict_rows([other])[0].predicted
+    assert ratio == pytest.approx(published, rel=0.15)
+
+
 def test_coefficients_say_which_data_they_come_from(text: str) -> None:
     origin = fitted().provenance
     assert origin["sha256"] == hashlib.sha256(text.encode()).hexdigest()
