@@ -21,6 +21,8 @@ ON_CONTROL_PLANE: Final = {
     "tolerations": [{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists", "effect": "NoSchedule"}],
 }
 """Operators and clients stand on a node without GPUs, which no scenario takes away."""
+SETTINGS: Final = {"nodeStable": 5}
+"""A node that one scenario broke and repaired is used in the next."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,12 @@ class Berth:
         self.cluster.load(used, [self.cluster.control_plane])
         self._namespace()
         repository, _, tag = used.name.rpartition(":")
-        content = {"image": {"repository": repository, "tag": tag, "pullPolicy": "Never"}, **ON_CONTROL_PLANE, **values}
+        content = {
+            "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
+            "settings": SETTINGS,
+            **ON_CONTROL_PLANE,
+            **values,
+        }
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(content, file)
             file.flush()
