@@ -7,7 +7,7 @@ CODE := operator tests benchmarks charts tools e2e
 # make test PYTEST="-k crash -x" runs a part
 PYTEST ?=
 
-.PHONY: setup triton demo e2e e2e-up e2e-cluster e2e-down test test-unit test-slow test-integration verify sbom docs bench fmt lock clean
+.PHONY: setup triton demo e2e e2e-up e2e-cluster e2e-down test test-unit test-slow test-integration verify sbom docs bench bench-peers fmt lock clean
 
 setup: $(STAMP)
 
@@ -82,6 +82,10 @@ BENCHES := $(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_
 bench: $(BENCHES)
 $(BENCHES): bench-%: setup
 	$(BIN)/python -m benchmarks.bench_$*
+
+# Berth beside a LeaderWorkerSet and a Deployment on the cluster of the end-to-end tests; RUNS=5 of each fault.
+bench-peers: setup
+	$(BIN)/python -m e2e.bench_peers $(if $(RUNS),--runs $(RUNS))
 
 # Resolves pyproject.toml for every supported Python (needs uv): requirements.lock for development, and of it what the
 # operator runs with, for its image and its bill of materials.

@@ -84,13 +84,17 @@ def kubernetes(paths: dict[str, Path]) -> Path:
 
 def mock_gpu(paths: dict[str, Path]) -> Archive:
     """The device plugin."""
-    program = paths["mockgpu"]
+    return program("mockgpu", paths["mockgpu"], "mockgpu")
 
-    def make(place: Path, name: str) -> None:
-        folder = _with(place / "root", "mockgpu", program)
-        archive.write(place / "image.tar", [Image(name, [folder], ["/mockgpu"])])
 
-    return _archive("mockgpu", [str(program), *_WRITER], make)
+def program(name: str, path: Path, called: str) -> Archive:
+    """One static program, as /`called`."""
+
+    def make(place: Path, image: str) -> None:
+        folder = _with(place / "root", called, path)
+        archive.write(place / "image.tar", [Image(image, [folder], [f"/{called}"])])
+
+    return _archive(name, [str(path), called, *_WRITER], make)
 
 
 def operator(release: str = "") -> Archive:
