@@ -220,7 +220,15 @@ def install_leader_worker_set(site: Site) -> None:
         json.dump(values, file)
         file.flush()
         where = ["--namespace=lws-system", "--create-namespace", "--wait", "--timeout=4m"]
-        command: list[str | Path] = [site.cluster.helm, "upgrade", "--install", "lws", chart, *where, f"--values={file.name}"]
+        command: list[str | Path] = [
+            site.cluster.helm,
+            "upgrade",
+            "--install",
+            "lws",
+            chart,
+            *where,
+            f"--values={file.name}",
+        ]
         run(*command, environment=site.cluster.kubectl.environment())
 
 
