@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from e2e.site import Site, sample
 from e2e.support import faults
 from e2e.support.deployments import Deployment, node_of
 from e2e.support.traffic import traffic
+
+pytestmark = pytest.mark.ci
 
 
 def test_sample_to_tokens(site: Site, namespace: str) -> None:
