@@ -74,6 +74,11 @@ async def _delete(site: Site, pool: str) -> None:
     await site.cluster.delete("llmdeployments", "llama", site.namespace)
 
 
+async def _cordon_its_node(site: Site, pool: str) -> None:
+    (pod,) = await site.pods()
+    await site.cluster.patch("nodes", pod["spec"]["nodeName"], None, {"spec": {"unschedulable": True}})
+
+
 async def _settled(site: Site, pool: str) -> None:
     await site.settled(timeout=120)
 
@@ -109,4 +114,5 @@ _register("scale-up", _one_group, _scale_to(2), _settled)
 _register("scale-down", _two_groups, _scale_to(1), _settled)
 _register("update", _one_group, _update, _replaced)
 _register("failover", _one_group, _lose_a_pod, _replaced)
+_register("leave-a-node", _one_group, _cordon_its_node, _replaced)
 _register("delete", _one_group, _delete, _gone)

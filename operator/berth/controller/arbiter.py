@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from berth import labels
@@ -40,10 +40,9 @@ a claim is refused those where others stand."""
 ATTEMPTS = 8
 """Choices of nodes before giving way to whoever keeps taking them."""
 
-
 HOLD_SECONDS = 60.0
-"""How long the oldest claim that waits keeps nodes from younger ones. Long enough for pods that are just ending; models
-are served for weeks, so a claim that waits for more than that must not leave GPUs idle."""
+"""How long who waits longest keeps the nodes nearest to fitting it from younger claims, whole: for pods just ending.
+Later only what comes free there; models are served for weeks, so what was idle by then is lent to others, once."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,10 @@ class Claim:
     why_not: str | None
     """Why nothing may be placed in the pool now, whatever is free."""
     make: Callable[[tuple[str, ...]], Object]
+    urgent: bool = False
+    """It keeps whole what was there already: a replacement goes before growth."""
+    waited: float = 0.0
+    """Seconds for which the deployment has waited for room already, as its status says: a restart forgets no turn."""
 
     @property
     def name(self) -> str:
@@ -73,6 +76,14 @@ class Claim:
 class _Foreign:
     pods: tuple[PodUsage, ...]
     at: float
+
+
+@dataclass
+class _Loan:
+    """What the claim that waits longest has lent of the nodes it keeps: GPUs by node that younger ones may take."""
+
+    claim: str
+    left: dict[str, int]
 
 
 class Arbiter:
@@ -94,7 +105,9 @@ class Arbiter:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting: dict[str, dict[str, Claim]] = {}
         self._since: dict[str, float] = {}
-        """When each waiting claim was first refused, by its name."""
+        """When each waiting claim first asked, by its name."""
+        self._loans: dict[str, _Loan] = {}
+        """By pool."""
         self._foreign: dict[str, _Foreign] = {}
         self._views = Memo(node_view)
         self._usages = Memo(pod_usage)
@@ -122,10 +135,10 @@ class Arbiter:
         async with self._locks[pool]:
             waiting = self._waiting.setdefault(pool, {})
             waiting[claim.name] = claim
+            self._since.setdefault(claim.name, self._now() - claim.waited)
             if claim.why_not is not None:
                 return Shortage("WaitingForCapacity", claim.why_not)
             nodes = self.nodes_of(claim.pool)
-            self._since.setdefault(claim.name, self._now())
             looked: set[str] = set()
             for _ in range(ATTEMPTS):
                 over = self._why_over_budget(claim, nodes)
@@ -141,6 +154,7 @@ class Arbiter:
                     await self._create(claim, answer.nodes)
                     waiting.pop(claim.name, None)
                     self._since.pop(claim.name, None)
+                    self._settle_loan(pool, claim, answer.nodes)
                     return None
                 for name in sorted(unseen):
                     await self._look(name, claim.demand.resource_name)
@@ -149,10 +163,12 @@ class Arbiter:
 
     def forget(self, key: Key, groups: frozenset[int] = frozenset()) -> None:
         """Only these groups of the deployment still ask for room."""
-        for waiting in self._waiting.values():
+        for pool, waiting in self._waiting.items():
             for name in [n for n, claim in waiting.items() if claim.key == key and claim.group not in groups]:
                 del waiting[name]
                 self._since.pop(name, None)
+                if pool in self._loans and self._loans[pool].claim == name:
+                    del self._loans[pool]
 
     def waiting(self) -> frozenset[Key]:
         """Deployments that were refused and should ask again when capacity changes."""
@@ -203,28 +219,69 @@ class Arbiter:
         return why_over_gpu_budget(claim.pool, held, claim.demand.gpus)
 
     def _ask(self, claim: Claim, nodes: Sequence[NodeView], waiting: dict[str, Claim]) -> Placement | capacity.Shortage:
-        """The answer to `claim` after all that wait longer got theirs."""
-        resource = claim.demand.resource_name
+        """The answer to `claim` after all whose turn comes first got theirs."""
+        resource, pool = claim.demand.resource_name, claim.pool.metadata.name
         bound = self._bound(resource, nodes)
+        used = usage_by_node(bound, self._reservations(resource))
+        exclude = {node.name: why for node in nodes if (why := self._why_avoided(node))}
+        queue = sorted(waiting.values(), key=lambda each: (not each.urgent, self._since[each.name]))
         requests = [
             Request(
                 other.name,
                 other.demand,
                 reusable=held_by(other.inherits_from, bound),
                 goal=replace(other.spread, standing=self._standing(other, nodes)),
-                holds=self._now() - self._since[other.name] < HOLD_SECONDS,
             )
-            for other in waiting.values()
+            for other in queue[: queue.index(claim) + 1]
         ]
-        position = list(waiting).index(claim.name)
-        answers = serve_in_order(
-            requests[: position + 1],
-            nodes,
-            usage_by_node(bound, self._reservations(resource)),
-            pool=claim.pool.metadata.name,
-            exclude={node.name: why for node in nodes if (why := self._why_avoided(node))},
-        )
+        answers = serve_in_order(requests, nodes, used, pool=pool, exclude=exclude)
+        for request in requests[:-1]:
+            keeps = isinstance(answers[request.key], capacity.Shortage) and self._loan(
+                pool, request, nodes, used, exclude
+            )
+            if keeps:
+                if self._now() - self._since[request.key] >= HOLD_SECONDS:
+                    requests = [replace(each, lends=keeps.left) if each is request else each for each in requests]
+                    answers = serve_in_order(requests, nodes, used, pool=pool, exclude=exclude)
+                break
         return answers[claim.name]
+
+    def _loan(
+        self,
+        pool: str,
+        request: Request,
+        nodes: Sequence[NodeView],
+        used: Mapping[str, Usage],
+        exclude: Mapping[str, str],
+    ) -> _Loan | None:
+        """What the request lends of the nodes it keeps; None if it keeps none: no nodes would ever fit it.
+
+        The nodes stay the same as long as they would fit it. All that is free when it has waited for HOLD_SECONDS is
+        lent; from then on the loan only shrinks, so that everything that comes free there later is kept.
+        """
+        free_now = {node.name: capacity.free(node, used).gpus for node in nodes}
+        open_nodes = {node.name for node in nodes if capacity.would_fit(request, node, exclude)}
+        loan = self._loans.get(pool)
+        young = self._now() - self._since[request.key] < HOLD_SECONDS
+        if loan is None or loan.claim != request.key or young or not set(loan.left) <= open_nodes:
+            keeps = capacity.nearest_to_fitting(request, nodes, used, exclude)
+            if not keeps:
+                return None
+            loan = _Loan(request.key, {name: free_now[name] for name in keeps})
+            self._loans[pool] = loan
+        loan.left = {name: min(left, free_now[name]) for name, left in loan.left.items()}
+        return loan
+
+    def _settle_loan(self, pool: str, claim: Claim, nodes: Iterable[str]) -> None:
+        """After a grant: what was lent can be taken once, and who got its nodes lends no more."""
+        loan = self._loans.get(pool)
+        if loan is None:
+            return
+        if loan.claim == claim.name:
+            del self._loans[pool]
+            return
+        for name in set(nodes) & set(loan.left):
+            loan.left[name] = max(0, loan.left[name] - claim.demand.gpus_per_member)
 
     async def _look(self, node: str, resource_name: str) -> None:
         listing = await self._client.list(POD, field_selector=f"spec.nodeName={node}")

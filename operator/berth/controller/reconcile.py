@@ -21,7 +21,7 @@ from berth.core import actions as do
 from berth.core import failover
 from berth.core import groups as group_life
 from berth.core.announce import Announcement, announcements
-from berth.core.conditions import ACCEPTED, READY, STALLED, Condition, merge
+from berth.core.conditions import ACCEPTED, PLACED, READY, STALLED, Condition, merge
 from berth.core.failures import IN_PLACE
 from berth.core.groups import State
 from berth.core.observed import Shortage, Snapshot
@@ -29,6 +29,7 @@ from berth.core.plan import Defaults, Plan, Wanted, make_plan
 from berth.core.render import DeploymentRef, demand, render_replica_group
 from berth.core.spread import SpreadGoal
 from berth.core.status import Outcome, build_status
+from berth.core.timestamps import unix_seconds
 from berth.errors import BerthError, InvalidSpec, Transient
 from berth.kube.client import KubeClient
 from berth.kube.errors import NotFound
@@ -203,6 +204,8 @@ class Reconciler:
             make=lambda nodes: render_replica_group(
                 wanted.template, reference, order.group, order.incarnation, planned_nodes=nodes
             ),
+            urgent=order.reason in ("Replace", "Move"),
+            waited=_waited(snapshot),
         )
 
     def _ask(self, key: Key, snapshot: Snapshot, plan: Plan) -> None:
@@ -299,6 +302,15 @@ class Reconciler:
         self._monitor.ask(key, frozenset(), frozenset())
         self._measuring.forget(key)
         self._arbiter.forget(key)
+
+
+def _waited(snapshot: Snapshot) -> float:
+    """Seconds for which the deployment has waited for capacity by now, as its stored status says."""
+    stored = (snapshot.raw.get("status") or {}).get("conditions") or ()
+    placed: Mapping[str, Any] = next((each for each in stored if each.get("type") == PLACED), {})
+    since = unix_seconds(placed.get("lastTransitionTime"))
+    waits = placed.get("status") == "False" and placed.get("reason") == "WaitingForCapacity"
+    return max(0.0, snapshot.now - since) if waits and since is not None else 0.0
 
 
 def needed_groups(deployment: LLMDeployment, wanted: Wanted) -> int:

@@ -256,7 +256,7 @@ def free_per_node(
 # --- several demands --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Request:
-    """One waiting demand in the arbiter's queue. `holds`: younger requests must not take what it waits for."""
+    """One waiting demand in the arbiter's queue."""
 
     key: str
     demand: Demand
@@ -264,7 +264,8 @@ class Request:
     avoid: frozenset[str] = frozenset()
     reusable: Mapping[str, Usage] = field(default_factory=dict)
     goal: SpreadGoal | None = None
-    holds: bool = True
+    lends: Mapping[str, int] | None = None
+    """By node it keeps while it waits: GPUs younger requests may take. None: it keeps the nodes nearest to fitting."""
 
 
 def serve_in_order(
@@ -277,9 +278,9 @@ def serve_in_order(
 ) -> dict[str, Placement | Shortage]:
     """Answer the requests of one pool in the order given; what one gets is taken for the next.
 
-    The first request that has to wait though the pool is large enough keeps the nodes nearest to fitting it: without
-    that a stream of small groups would starve a large one for ever. Only the first one, and only while the caller says
-    `holds`, so that a demand that waits for days does not leave GPUs idle.
+    The first request that has to wait though the pool is large enough keeps the nodes nearest to fitting it, but for
+    what it `lends`: without that a stream of small groups would starve a large one for ever. Only the first one: who
+    waits behind it is served, or is the first, when that one has got its nodes.
     """
     taken = dict(used)
     held: dict[str, str] = dict(exclude or {})
@@ -303,20 +304,33 @@ def serve_in_order(
                 # What it inherits is counted with the dying members until they are gone.
                 beyond = request.demand.member - request.reusable.get(name, _NOTHING)
                 taken[name] = taken.get(name, _NOTHING) + beyond
-        elif request.holds and not waiting:
-            keep = _nearest_to_fitting(request, nodes, taken, held)
-            held |= dict.fromkeys(keep, f"is kept for {request.key}, which waits longer")
-            waiting = bool(keep)
+        elif not waiting:
+            keeps = request.lends
+            if keeps is None:
+                keeps = dict.fromkeys(nearest_to_fitting(request, nodes, taken, held), 0)
+            waiting = bool(keeps)
+            for node in nodes:
+                if keeps.get(node.name, 0) > 0:
+                    kept = free(node, taken).gpus - keeps[node.name]
+                    taken[node.name] = taken.get(node.name, _NOTHING) + Usage(gpus=max(0, kept))
+                elif node.name in keeps:
+                    held[node.name] = f"is kept for {request.key}, which waits longer"
     return answers
 
 
-def _nearest_to_fitting(
+def would_fit(request: Request, node: NodeView, exclude: Mapping[str, str]) -> bool:
+    """Whether the node would fit a member of the request if it were empty."""
+    demand, goal = request.demand, request.goal
+    forbidden = goal is not None and spread.breaks_requirement(goal, node.domain(goal.topology_key))
+    return not forbidden and has_labels(node, demand.node_selector) and not _obstacle(demand, node, {}, exclude, None)
+
+
+def nearest_to_fitting(
     request: Request, nodes: Sequence[NodeView], used: Mapping[str, Usage], exclude: Mapping[str, str]
 ) -> list[str]:
     """The nodes that would fit the request if they were empty and lack least now; none if there are too few of them."""
-    demand = request.demand
-    empty = [n for n in nodes if has_labels(n, demand.node_selector) and not _obstacle(demand, n, {}, exclude, None)]
-    if len(empty) < demand.members:
+    empty = [node for node in nodes if would_fit(request, node, exclude)]
+    if len(empty) < request.demand.members:
         return []
     empty.sort(key=lambda n: (-free(n, used, request.reusable).gpus, n.name))
-    return [n.name for n in empty[: demand.members]]
+    return [n.name for n in empty[: request.demand.members]]

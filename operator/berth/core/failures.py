@@ -52,6 +52,8 @@ class GroupPolicy:
     drain_timeout: float
     force_delete: bool = False
     """Pods on silent nodes may be removed by force (`recovery.forceDelete: NodeUnreachable`)."""
+    growth_timeout: float = 1200.0
+    """How long a group whose nodes others choose may stand there in part before it gives back what it has."""
 
 
 @dataclass(frozen=True)

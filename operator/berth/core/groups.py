@@ -154,7 +154,7 @@ def _committed(group: Group, answer: Answer | None, policy: GroupPolicy, now: fl
     if failure is not None:
         return fail(group, failure, answer, now)
     forgiven = newly_restarted(group)
-    judgement = _progress(group, answer, now, around)
+    judgement = _progress(group, answer, policy, now, around)
     if forgiven is None:
         return judgement
     mark = Mark(group, {}, {labels.ACCEPTED_RESTART: f"{forgiven.restarts}@{timestamp(now)}"})
@@ -163,7 +163,7 @@ def _committed(group: Group, answer: Answer | None, policy: GroupPolicy, now: fl
     return Judgement(State.WARMING, IN_PLACE, restart.message, (mark,), needs_answer=True, evidence=seen)
 
 
-def _progress(group: Group, answer: Answer | None, now: float, around: Surroundings) -> Judgement:
+def _progress(group: Group, answer: Answer | None, policy: GroupPolicy, now: float, around: Surroundings) -> Judgement:
     """State of a committed group that nothing is wrong with."""
     gated = [member for member in group.members if member.gated]
     if gated:
@@ -171,7 +171,7 @@ def _progress(group: Group, answer: Answer | None, now: float, around: Surroundi
         return Judgement(State.STARTING, "Ungating", f"{len(gated)} pods wait for their group", actions)
     unbound = [member for member in group.members if member.node is None]
     if unbound:
-        return _unbound(group, unbound, now)
+        return _unbound(group, unbound, policy, now)
     stopped = [member for member in group.members if member.phase != "Running"]
     leader = group.leader
     if stopped or leader is None or not leader.ready:
@@ -187,16 +187,22 @@ def _progress(group: Group, answer: Answer | None, now: float, around: Surroundi
     return Judgement(State.SERVING, "Serving", "answers with tokens", flip)
 
 
-def _unbound(group: Group, unbound: Sequence[Member], now: float) -> Judgement:
-    """Time alone proves nothing: only a pod that the scheduler refused has lost its planned node to somebody."""
+def _unbound(group: Group, unbound: Sequence[Member], policy: GroupPolicy, now: float) -> Judgement:
+    """Time alone proves nothing: only a pod that the scheduler refused has lost its node to somebody.
+
+    Where Berth plans no nodes a pool may be growing, and the group waits; but one that stands in part for too long
+    gives everything back, since two such groups could wait for each other.
+    """
     since = group.waiting_since if group.waiting_since is not None else now
-    left = since + BIND_TIMEOUT_SECONDS - now
+    left = since + (BIND_TIMEOUT_SECONDS if group.planned_nodes else policy.growth_timeout) - now
     refused = next((member for member in unbound if member.unschedulable), None)
-    if group.planned_nodes and refused is not None and left <= 0:
-        message = f"{refused.name} was not bound to its planned node: {refused.unschedulable}"
+    bounded = bool(group.planned_nodes) or len(unbound) < group.wanted_members
+    if bounded and refused is not None and left <= 0:
+        where = "its planned node" if group.planned_nodes else "a node"
+        message = f"{refused.name} was not bound to {where}: {refused.unschedulable}"
         return Judgement(State.STARTING, "BindTimeout", message, retire(group, now))
     message = refused.unschedulable if refused else f"waiting for the scheduler to bind {unbound[0].name}"
-    requeue_after = left if group.planned_nodes and left > 0 else None
+    requeue_after = left if bounded and left > 0 else None
     return Judgement(State.STARTING, "Unscheduled", message, requeue_after=requeue_after)
 
 

@@ -215,7 +215,13 @@ def _image(snapshot: Snapshot, defaults: Defaults, allocation: Allocation, pool:
 def _group_policy(snapshot: Snapshot) -> GroupPolicy:
     spec = snapshot.deployment.spec
     recovery = spec.replica_groups.recovery
-    return GroupPolicy(seconds(recovery.window), drain_seconds(spec), recovery.force_delete == "NodeUnreachable")
+    return GroupPolicy(
+        seconds(recovery.window),
+        drain_seconds(spec),
+        recovery.force_delete == "NodeUnreachable",
+        # Not the same for all: two that hold half each must not let go, and take, at the same time.
+        seconds(spec.update.deadline) * (1.0 + 0.5 * _jitter(snapshot)),
+    )
 
 
 def _judge(
@@ -276,11 +282,22 @@ def _rollout(
     )
     serving = frozenset(name for name, judgement in judgements.items() if judgement.serving)
     marked = [_as_marked(group, judgements[group.name], snapshot.now) for group in snapshot.groups]
-    jitter = zlib.crc32(snapshot.deployment.metadata.uid.encode()) / 2**32
     restless = displaced(marked, snapshot.nodes, notices) if spec.disruption.on_cordon == "Migrate" else {}
     return plan_rollout(
-        marked, serving, snapshot.stray_incarnations, snapshot.shortages, policy, snapshot.now, jitter, restless
+        marked,
+        serving,
+        snapshot.stray_incarnations,
+        snapshot.shortages,
+        policy,
+        snapshot.now,
+        _jitter(snapshot),
+        restless,
     )
+
+
+def _jitter(snapshot: Snapshot) -> float:
+    """In [0, 1), always the same for one deployment, other for others."""
+    return zlib.crc32(snapshot.deployment.metadata.uid.encode()) / 2**32
 
 
 def _as_marked(group: Group, judgement: Judgement, now: float) -> Group:

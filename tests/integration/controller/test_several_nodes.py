@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from berth import labels
+from berth.local.controlplane import ControlPlane
 from tests.integration.controller.conftest import Site
-from tests.support.berth import Clock, RunningBerth
+from tests.support.berth import Clock, RunningBerth, ScriptedLeaders, running_berth
 from tests.support.cluster import eventually
+from tests.support.fault_proxy import FaultProxy, Refuse
 
 
 async def foreign_pod(site: Site, node: str, gpus: int, name: str = "notebook") -> None:
@@ -158,6 +162,115 @@ async def test_a_member_that_is_not_bound_in_time_releases_the_whole_group(
         await site.cluster.patch("nodes", f"{pool}-1", None, patch, subresource="status")
         await site.settled()
     assert not [group for group in await site.groups() if group["status"]["state"] == "Failed"], "nobody failed"
+
+
+async def test_a_pod_of_others_that_wins_the_race_costs_another_choice_and_nothing_else(
+    site: Site, control_plane: ControlPlane, leaders: ScriptedLeaders, clock: Clock, tmp_path: Path
+) -> None:
+    """It takes a planned node after the choice and before the gates open, past the scheduler."""
+    pool = await site.pool(nodes=3)
+    async with FaultProxy(control_plane) as proxy:
+        path = tmp_path / "kubeconfig"
+        control_plane.write_kubeconfig(path, token=control_plane.token, server=proxy.url)
+        closed = proxy.inject(Refuse(503), verb="patch", resource="pods")
+        async with running_berth(path, site.namespace, leaders, clock):
+            await site.create(site.deployment(pool, tp=8, pp=2, groups=1))
+
+            async def both_wait() -> list[str]:
+                pods = await site.pods()
+                assert len([pod for pod in pods if pod["spec"].get("schedulingGates")]) == 2
+                return list((await site.groups())[0]["spec"]["plannedNodes"])
+
+            planned = await eventually(both_wait)
+            await foreign_pod(site, planned[1], 8)
+            async with site.recording("pods", "replicagroups") as changes:
+                proxy.withdraw(closed)
+
+                async def refused() -> bool:
+                    (group,) = await site.groups()
+                    assert "nvidia.com/gpu" in group["status"]["conditions"][0]["message"], group["status"]
+                    return True
+
+                await eventually(refused)
+                clock.ahead = 61
+                await site.patch({"metadata": {"annotations": {"wake": "up"}}})
+                await site.settled(timeout=60)
+            gone = {change.name.split("-g0-")[1] for change in changes if change.type == "DELETED"}
+    assert gone == {"1", "1-0", "1-1"}, "the first choice gave everything back"
+    assert {pod["spec"]["nodeName"] for pod in await site.pods("llama")} == {f"{pool}-{i}" for i in range(3)} - {
+        planned[1]
+    }
+    assert not [group for group in await site.groups() if group["status"]["state"] == "Failed"], "nobody failed"
+
+
+async def test_pools_that_grow_see_the_whole_demand_at_once(site: Site, berth: RunningBerth) -> None:
+    """No gate, which would hide the pods from autoscalers, no planned nodes, and no check of ours."""
+    pool = await site.pool(nodes=1, provisioning="Autoscaled")
+    await site.create(site.deployment(pool, tp=8, pp=2, groups=1))
+
+    async def one_is_refused() -> bool:
+        conditions = [c for pod in await site.pods() for c in pod["status"].get("conditions", ())]
+        return any(each.get("reason") == "Unschedulable" for each in conditions)
+
+    await eventually(one_is_refused)
+    pods = await site.pods()
+    assert len(pods) == 2
+    assert not [pod for pod in pods if "schedulingGates" in pod["spec"] or "affinity" in pod["spec"]]
+    assert "plannedNodes" not in (await site.groups())[0]["spec"]
+    await site.node(pool, 1)
+    await site.settled()
+
+
+async def test_two_that_hold_half_each_of_a_pool_that_grows_no_more_let_go(
+    site: Site, berth: RunningBerth, clock: Clock
+) -> None:
+    pool = await site.pool(nodes=2, provisioning="Autoscaled")
+    names = ("first", "second")
+    await site.cluster.patch("nodes", f"{pool}-1", None, {"spec": {"unschedulable": True}})
+    await site.create(site.deployment(pool, "first", tp=8, pp=2, groups=1))
+
+    async def stands_in_part(name: str) -> bool:
+        return len([pod for pod in await site.pods(name) if pod["spec"].get("nodeName")]) == 1
+
+    await eventually(partial(stands_in_part, "first"))
+    await site.create(site.deployment(pool, "second", tp=8, pp=2, groups=1))
+    await site.cluster.patch("nodes", f"{pool}-1", None, {"spec": {"unschedulable": None}})
+
+    async def somebody_serves() -> str:
+        for name in names:
+            if (await site.get(name)).get("status", {}).get("summary", {}).get("message") == "Ready":
+                return name
+        clock.ahead += 60
+        for name in names:
+            await site.patch({"metadata": {"annotations": {"wake": str(clock.ahead)}}}, name)
+        raise AssertionError("nobody serves yet")
+
+    served = await eventually(somebody_serves, timeout=90)
+    await site.cluster.delete("llmdeployments", served, site.namespace)
+    await site.settled(next(name for name in names if name != served), timeout=90)
+
+
+async def test_another_scheduler_gets_whole_groups_without_gates(site: Site, berth: RunningBerth) -> None:
+    """Played here by the test, which binds them."""
+    pool = await site.pool(nodes=2)
+    await foreign_pod(site, f"{pool}-1", 1)  # no check of ours: it is theirs to know
+    await site.create(site.deployment(pool, tp=8, pp=2, groups=1), pod={"schedulerName": "gangs.example"})
+
+    async def both_exist() -> list[dict[str, Any]]:
+        pods = await site.pods("llama")
+        assert len(pods) == 2
+        return pods
+
+    pods = await eventually(both_exist)
+    assert [pod["spec"]["schedulerName"] for pod in pods] == ["gangs.example"] * 2
+    assert not [pod for pod in pods if "schedulingGates" in pod["spec"] or "affinity" in pod["spec"]]
+    await site.cluster.delete("pods", "notebook", site.namespace)
+    for index, pod in enumerate(pods):
+        name = pod["metadata"]["name"]
+        target = {"apiVersion": "v1", "kind": "Node", "name": f"{pool}-{index}"}
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
+        await site.cluster.request("POST", f"/api/v1/namespaces/{site.namespace}/pods/{name}/binding", body=binding)
+    await site.settled()
 
 
 async def test_limits_and_spread_are_part_of_the_answer(site: Site, berth: RunningBerth) -> None:

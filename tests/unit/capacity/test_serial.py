@@ -38,10 +38,11 @@ def test_a_stream_of_small_groups_does_not_starve_a_large_one() -> None:
     kept = answers["small"]
     assert isinstance(kept, Shortage)
     assert kept.reason.endswith("a is kept for large, which waits longer")
-    # Older than the large one, or the large one has waited long enough to let others pass: it is served.
-    assert serve_in_order([small, large], nodes, used)["small"] == Placement(("a",))
-    patient = Request("large", Demand(1, 8), holds=False)
-    assert serve_in_order([patient, small], nodes, used)["small"] == Placement(("a",))
+    assert serve_in_order([small, large], nodes, used)["small"] == Placement(("a",)), "it is older"
+    lending = Request("large", Demand(1, 8), lends={"a": 4})
+    answers = serve_in_order([lending, small, Request("smaller", Demand(1, 1))], nodes, used)
+    assert answers["small"] == Placement(("a",)), "what is lent can be taken"
+    assert isinstance(answers["smaller"], Shortage), "and no more than that"
 
 
 def test_what_can_never_fit_holds_nothing() -> None:
@@ -60,7 +61,7 @@ def test_only_the_first_waiting_request_holds_nodes() -> None:
 def test_a_full_pool_replaces_a_failed_group_on_its_own_gpus() -> None:
     used = {"a": Usage(gpus=8), "b": Usage(gpus=8)}
     heir = Request("heir", Demand(1, 8), reusable={"b": Usage(gpus=8)})
-    other = Request("other", Demand(1, 8), holds=False)
+    other = Request("other", Demand(1, 8), lends={})
     answers = serve_in_order([other, heir], [node("a"), node("b")], used)
     assert answers["heir"] == Placement(("b",))
     assert isinstance(answers["other"], Shortage)
@@ -95,7 +96,7 @@ clusters = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 16)), max_size=5
 @given(clusters, st.lists(st.tuples(demands, st.booleans()), max_size=6), st.integers(0, 8))
 def test_never_overbooks(nodes: list[NodeView], wanted: list[tuple[Demand, bool]], taken: int) -> None:
     used = {nodes[0].name: Usage(gpus=min(taken, nodes[0].gpu_allocatable))} if nodes else {}
-    requests = [Request(str(i), demand, holds=holds) for i, (demand, holds) in enumerate(wanted)]
+    requests = [Request(str(i), demand, lends={} if lends else None) for i, (demand, lends) in enumerate(wanted)]
     total = dict(used)
     for key, answer in serve_in_order(requests, nodes, used).items():
         if isinstance(answer, Placement):

@@ -1,0 +1,280 @@
+"""Many deployments ask one arbiter for nodes, in any order, while groups end and pods of others come and go.
+
+The arbiter is the real one; the cluster is three stores. Never more is given away than there is, a group gets all its
+nodes or none, nobody waits for ever, and a restart forgets no turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from berth import labels
+from berth.api.gpupool import parse_gpupool
+from berth.controller.arbiter import HOLD_SECONDS, Arbiter, Claim
+from berth.controller.world import deployment_key
+from berth.core.capacity import Demand
+from berth.core.observed import Shortage
+from berth.core.spread import SpreadGoal
+from berth.kube.reflector import Store
+
+GPUS = 8
+LABELS = {"pool": "h100"}
+POOL = parse_gpupool(
+    {
+        "apiVersion": labels.API_VERSION,
+        "kind": "GPUPool",
+        "metadata": {"name": "h100", "uid": "pool"},
+        "spec": {
+            "gpu": "H100-SXM-80",
+            "nodeSelector": LABELS,
+            "resourceName": "nvidia.com/gpu",
+            "gpusPerNode": GPUS,
+        },
+    }
+)
+
+
+@dataclass
+class Room:
+    """Nodes, ReplicaGroups and pods of others; time passes when a test says so."""
+
+    nodes: int = 3
+    now: float = 0.0
+    groups: Store = field(default_factory=Store)
+    others: dict[str, int] = field(default_factory=dict)
+    """GPUs that pods of others take, by node."""
+
+    def __post_init__(self) -> None:
+        self._numbers = itertools.count(1)
+        node_store = Store()
+        for index in range(self.nodes):
+            node = {
+                "metadata": {
+                    "name": f"n{index}",
+                    "uid": f"n{index}",
+                    "resourceVersion": "1",
+                    "labels": {"pool": "h100"},
+                },
+                "status": {
+                    "capacity": {"nvidia.com/gpu": str(GPUS)},
+                    "allocatable": {"nvidia.com/gpu": str(GPUS), "cpu": "64", "memory": "1Ti"},
+                    "conditions": [{"type": "Ready", "status": "True"}],
+                },
+            }
+            node_store.put(("", f"n{index}"), node)
+        self._world: Any = SimpleNamespace(
+            nodes=SimpleNamespace(store=node_store),
+            groups=SimpleNamespace(store=self.groups, has_seen=lambda version: True),
+            pods=SimpleNamespace(store=Store()),
+            sees=lambda pod: False,
+        )
+        self.restart()
+
+    def restart(self) -> None:
+        """Another process: whatever only the old one remembered is lost."""
+        self.arbiter = Arbiter(self, self._world, lambda: self.now)  # type: ignore[arg-type]
+
+    # --- what the arbiter needs of the API ----------------------------------------------------------------------------
+    async def create(self, group: dict[str, Any]) -> dict[str, Any]:
+        group["metadata"] |= {"uid": str(next(self._numbers)), "resourceVersion": "1"}
+        self.groups.put(("ns", group["metadata"]["name"]), group)
+        return group
+
+    async def list(self, kind: object, *, field_selector: str) -> SimpleNamespace:
+        name = field_selector.partition("=")[2]
+        limits = {"resources": {"limits": {"nvidia.com/gpu": str(self.others.get(name, 0))}}}
+        pod = {"metadata": {"uid": f"others-{name}"}, "spec": {"nodeName": name, "containers": [limits]}}
+        return SimpleNamespace(items=[pod] if self.others.get(name) else [])
+
+    # --- what tests do ------------------------------------------------------------------------------------------------
+    def ask(self, name: str, members: int, gpus: int, *, urgent: bool = False, waited: float = 0.0) -> Shortage | None:
+        """One claim of deployment `name`; what it gets is called after it."""
+        claim = Claim(
+            key=deployment_key("ns", name),
+            owner_uid=name,
+            group=0,
+            pool=POOL,
+            demand=Demand(members, gpus),
+            spread=SpreadGoal("topology.kubernetes.io/zone", 1, 0),
+            inherits_from=frozenset(),
+            own_check=True,
+            why_not=None,
+            make=lambda nodes: _replica_group(name, nodes, members, gpus),
+            urgent=urgent,
+            waited=waited,
+        )
+        answer = asyncio.run(self.arbiter.reserve(claim))
+        self.check()
+        return answer
+
+    def end(self, name: str) -> None:
+        """Its group is gone, and it asks for nothing."""
+        self.groups.put(("ns", name), None)
+        self.arbiter.forget(deployment_key("ns", name))
+
+    def holds(self, name: str) -> bool:
+        return self.groups.get("ns", name) is not None
+
+    def check(self) -> None:
+        taken: dict[str, int] = {}
+        for group in self.groups.all():
+            planned, members = group["spec"]["plannedNodes"], group["spec"]["members"]
+            assert len(set(planned)) == members, "all its nodes or none"
+            for node in planned:
+                each = group["spec"]["allocation"]["tensorParallel"] // members
+                taken[node] = taken.get(node, 0) + each
+        assert all(gpus <= GPUS for gpus in taken.values()), f"given away twice: {taken}"
+
+
+def _replica_group(name: str, nodes: tuple[str, ...], members: int, gpus: int) -> dict[str, Any]:
+    return {
+        "apiVersion": labels.API_VERSION,
+        "kind": "ReplicaGroup",
+        "metadata": {
+            "name": name,
+            "namespace": "ns",
+            "labels": {labels.LIFECYCLE: labels.RESERVED},
+            "ownerReferences": [
+                {"apiVersion": labels.API_VERSION, "kind": "LLMDeployment", "uid": name, "controller": True}
+            ],
+        },
+        "spec": {
+            "group": "g0",
+            "members": members,
+            "allocation": {"pool": "h100", "tensorParallel": members * gpus},
+            "plannedNodes": list(nodes),
+        },
+    }
+
+
+@settings(max_examples=40)
+@given(
+    small=st.lists(st.tuples(st.integers(2, 4), st.integers(2, 9)), min_size=6, max_size=10),
+    order=st.randoms(use_true_random=False),
+    step=st.sampled_from([5.0, 45.0, 300.0]),
+)
+def test_a_stream_of_small_groups_never_starves_a_large_one(
+    small: list[tuple[int, int]], order: Any, step: float
+) -> None:
+    """Each small one is followed by another as soon as it ends; the large one asks for two whole nodes of three.
+
+    It has them as soon as everything on the nodes it keeps has ended twice: what stood there, and what it lent.
+    """
+    longest = max(life for _, life in small)
+    patience = 5 + int(HOLD_SECONDS / step) + 2 * longest + 3
+    room, left = Room(), {}
+    steps = 0
+    while not room.holds("large"):
+        steps += 1
+        assert steps <= patience, f"starved: {[group['metadata']['name'] for group in room.groups.all()]}"
+        room.now += step
+        for name in [name for name, until in left.items() if until <= steps]:
+            room.end(name)
+            del left[name]
+        asking = [(f"small-{index}", 1, gpus) for index, (gpus, _) in enumerate(small)]
+        if steps > 5:
+            asking.append(("large", 2, GPUS))
+        order.shuffle(asking)
+        for name, members, gpus in asking:
+            if not room.holds(name) and room.ask(name, members, gpus) is None and name != "large":
+                left[name] = steps + small[int(name[6:])][1]
+
+
+def test_what_is_idle_while_a_large_one_waits_is_lent_once_and_what_comes_free_is_kept() -> None:
+    room = Room(nodes=2)
+    assert room.ask("long", 1, 4) is None
+    assert room.ask("short", 1, 8) is None
+    assert isinstance(room.ask("large", 2, 8), Shortage)
+    kept = room.ask("first", 1, 2)
+    assert kept is not None
+    assert "kept for ns/large g0, which waits longer" in kept.reason + kept.message
+    room.now += HOLD_SECONDS
+    assert room.ask("first", 1, 2) is None, "4 GPUs were idle"
+    room.end("first")
+    room.end("short")
+    assert isinstance(room.ask("second", 1, 3), Shortage), "of what is lent 2 are left"
+    assert room.ask("third", 1, 2) is None
+    room.end("long")
+    assert isinstance(room.ask("second", 1, 3), Shortage)
+    room.end("third")
+    assert room.ask("large", 2, 8) is None
+
+
+def test_what_was_there_already_goes_before_growth() -> None:
+    room = Room(nodes=1)
+    assert room.ask("old", 1, 4) is None
+    assert isinstance(room.ask("large", 1, 8), Shortage)
+    room.end("old")
+    assert room.ask("old", 1, 4, urgent=True) is None, "a lost group has its GPUs back"
+
+
+def test_turns_survive_a_restart() -> None:
+    room = Room(nodes=1)
+    assert room.ask("old", 1, 8) is None
+    assert isinstance(room.ask("first", 1, 8), Shortage)
+    room.now += 30
+    assert isinstance(room.ask("second", 1, 8), Shortage)
+    room.restart()
+    assert isinstance(room.ask("second", 1, 8, waited=0), Shortage)
+    assert isinstance(room.ask("first", 1, 8, waited=30), Shortage)
+    room.groups.put(("ns", "old"), None)
+    assert isinstance(room.ask("second", 1, 8), Shortage)
+    assert room.ask("first", 1, 8) is None
+
+
+demands = st.tuples(st.integers(1, 3), st.sampled_from([2, 4, 8]))
+
+
+@settings(max_examples=40)
+@given(
+    wanted=st.lists(demands, min_size=2, max_size=5),
+    fate=st.lists(st.tuples(st.sampled_from(["ask", "ask", "end", "others", "wait", "restart"]), st.integers(0, 9))),
+    order=st.randoms(use_true_random=False),
+)
+def test_whoever_competes_in_the_end_everybody_was_served(
+    wanted: list[tuple[int, int]], fate: list[tuple[str, int]], order: Any
+) -> None:
+    """No deadlock: whatever came before, as long as those that hold nodes end some day, all get their turn."""
+    room = Room()
+    names = [f"d{index}" for index in range(len(wanted))]
+    for event, number in fate:
+        name = names[number % len(names)]
+        if event == "ask" and not room.holds(name):
+            room.ask(name, *wanted[names.index(name)])
+        elif event == "end":
+            room.end(name)
+        elif event == "others":
+            node = f"n{number % 3}"
+            free = GPUS - sum(
+                group["spec"]["allocation"]["tensorParallel"] // group["spec"]["members"]
+                for group in room.groups.all()
+                if node in group["spec"]["plannedNodes"]
+            )
+            room.others[node] = 0 if room.others.get(node) else free
+        elif event == "wait":
+            room.now += 20.0 * number
+        elif event == "restart":
+            room.restart()
+    room.others.clear()
+    room.now += 20
+    waiting = [name for name in names if not room.holds(name)]
+    for _ in range(len(names) + 1):
+        order.shuffle(waiting)
+        served = [name for name in waiting if room.ask(name, *wanted[names.index(name)]) is None]
+        waiting = [name for name in waiting if name not in served]
+        if not waiting:
+            return
+        held = sorted(name for name in names if room.holds(name))
+        assert held, f"nobody holds anything and {waiting} wait"
+        for name in held:
+            room.end(name)
+        room.now += 20
+    pytest.fail(f"{waiting} were never served")
