@@ -22,8 +22,14 @@ def command(cluster: LocalCluster, *arguments: str) -> list[str]:
 def test_a_model_is_placed_served_hit_and_healed_and_the_cluster_stays_if_wanted(state: Path) -> None:
     cluster = LocalCluster("demo", state)
     argv = command(cluster, "--keep", "--seconds", "24")
-    done = subprocess.run(argv, env=cluster.environment, capture_output=True, text=True, timeout=240)
-    assert (done.returncode, done.stderr) == (0, ""), f"{done}{cluster.logs()}"
+    try:
+        done = subprocess.run(argv, env=cluster.environment, capture_output=True, text=True, timeout=240)
+        assert (done.returncode, done.stderr) == (0, ""), f"{done}{cluster.logs()}"
+        status = cluster.status()
+    finally:
+        cluster.run("down")
+    assert [each["name"] for each in status["services"] if each["pods"]] == ["llama-70b"]
+    gone(cluster, network_of(status))
     story_line = (
         "control plane: Kubernetes",
         "nodes: 4 with 32 GPUs",
@@ -45,10 +51,6 @@ def test_a_model_is_placed_served_hit_and_healed_and_the_cluster_stays_if_wanted
         "local down --name demo +end it all",
     )
     assert re.search(".*".join(story_line), done.stdout, re.DOTALL), done.stdout
-    status = cluster.status()
-    assert [each["name"] for each in status["services"] if each["pods"]] == ["llama-70b"]
-    cluster.run("down")
-    gone(cluster, network_of(status))
 
 
 def test_an_interrupted_demonstration_leaves_nothing(state: Path) -> None:
