@@ -50,6 +50,7 @@ _log = logging.getLogger(__name__)
 NODE_SILENCE: Final = 12
 """Seconds after which a silent node is called so; Kubernetes' default of 50 makes for long demonstrations."""
 RESTART_PAUSE: Final = 1.0
+REACHABLE_EVERY: Final = 2.0
 POLL: Final = 0.05
 OPERATOR_PORT: Final = 8080
 START_LIMIT: Final = 60.0
@@ -103,6 +104,7 @@ class Supervisor:
             await self._operator_ready()
             await stack.enter_async_context(control.serve(self.folder, self._handle))
             self._say("", ready=True)
+            self._spawn(self._stay_reachable(), "reachable")
             await self._until_stopped()
 
     async def _until_stopped(self) -> None:
@@ -112,6 +114,13 @@ class Supervisor:
         for task in self._tasks:
             if task.done():
                 task.result()
+
+    async def _stay_reachable(self) -> None:
+        """A cluster whose folder was removed can be found by nobody, `down` included: it ends."""
+        while True:
+            await asyncio.sleep(REACHABLE_EVERY)
+            if not (self.folder / control.SOCKET).exists():
+                raise BerthError(f"{self.folder} was removed: nobody can reach this cluster any more")
 
     # --- parts --------------------------------------------------------------------------------------------------------
 

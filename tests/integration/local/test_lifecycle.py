@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -125,6 +126,13 @@ async def test_gpus_are_not_given_out_twice_and_a_refused_pod_says_why(small: Ca
 
         assert await eventually(told) == ["Unhealthy"]
         assert "first" in {pod["name"] for node in cluster.status()["nodes"] for pod in node["pods"]}
+
+
+async def test_a_cluster_whose_folder_is_removed_ends(small: Callable[[str], LocalCluster]) -> None:
+    cluster = small("removed")
+    network = await with_a_pod(cluster)
+    shutil.rmtree(cluster.folder)
+    gone(cluster, network)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -262,6 +262,27 @@ async def test_what_keeps_a_container_from_starting_is_its_waiting_reason(
         await api.until(lambda: not api.objects)
 
 
+async def test_a_post_start_hook_comes_before_probes_and_ends_the_container_when_it_fails(
+    node: Node, tmp_path: Path
+) -> None:
+    mark = tmp_path / "greeted"
+    greets = {"postStart": {"exec": {"command": [sys.executable, "-c", f"open({str(mark)!r}, 'w')"]}}}
+    asks = checks(f"import os; raise SystemExit(not os.path.exists({str(mark)!r}))", failureThreshold=1)
+    async with node.running(pod(runs(SLEEPS, lifecycle=greets, livenessProbe=asks))) as (api, _):
+        await api.until(lambda: ready(api))
+        assert mark.exists()
+        assert api.container["restartCount"] == 0
+    fails = {"postStart": {"exec": {"command": [sys.executable, "-c", "raise SystemExit(3)"]}}}
+    async with node.running(pod(runs(SLEEPS, lifecycle=fails), restartPolicy="Never")) as (api, _):
+        await api.until(lambda: api.pod["status"]["phase"] == "Failed")
+
+
+async def test_what_local_nodes_cannot_do_is_said_instead_of_left_out(node: Node) -> None:
+    async with node.running(pod(runs(SLEEPS), initContainers=[{"name": "first"}])) as (api, _):
+        await api.until(lambda: "message" in api.container.get("state", {}).get("waiting", {}))
+        assert "no init containers" in api.container["state"]["waiting"]["message"]
+
+
 async def test_a_status_is_written_again_after_refusals_and_on_top_of_what_others_wrote(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

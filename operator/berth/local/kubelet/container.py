@@ -27,6 +27,8 @@ from berth.local.processes import ChildProcess
 MESSAGE_LIMIT: Final = 4096
 LOG_MESSAGE_BYTES, LOG_MESSAGE_LINES = 2048, 80
 """Limits of termination messages, from the file and from the log: those of the kubelet."""
+LONGEST_GREETING: Final = 600.0
+"""Seconds for a postStart hook; kubelets wait for ever, and nobody sees why."""
 SHORTEST_GRACE: Final = 2.0
 """Seconds left for SIGTERM after a preStop hook that took all the time."""
 
@@ -97,12 +99,22 @@ class Container:
         sandbox.remove_regions(f"{self.address}_run-{self.name}_")
         return code
 
+    @property
+    def starts_at_once(self) -> bool:
+        """Neither a postStart hook nor a startup probe stands before its being started."""
+        return not self._lifecycle("postStart") and self.probe("startupProbe") is None
+
+    async def greet(self) -> str:
+        """postStart hook: empty if all is well, or there is none."""
+        hook = self._lifecycle("postStart")
+        return await self._hook(hook, LONGEST_GREETING) if hook else ""
+
     async def stop(self, grace: Callable[[], float]) -> None:
         """preStop hook, SIGTERM, and SIGKILL when `grace()`, the seconds left, is over. Returns when it is dead.
 
         A second call while the first is at work only brings its own grace.
         """
-        hook = (self._manifest.get("lifecycle") or {}).get("preStop")
+        hook = self._lifecycle("preStop")
         if not self._asked_to_end:
             self._asked_to_end = True
             if hook:
@@ -170,12 +182,16 @@ class Container:
             process.kill()
         return "" if code == 0 else f"{command[0]} ended with code {code}: {process.log_tail(1)}"
 
-    async def _hook(self, hook: Mapping[str, Any], limit: float) -> None:
-        """Hooks can fail without consequence."""
+    def _lifecycle(self, name: str) -> Mapping[str, Any] | None:
+        hook: Mapping[str, Any] | None = (self._manifest.get("lifecycle") or {}).get(name)
+        return hook
+
+    async def _hook(self, hook: Mapping[str, Any], limit: float) -> str:
+        """Empty if it went well."""
         if "sleep" in hook:
             await asyncio.sleep(hook["sleep"]["seconds"])
-        else:
-            await ask_once(Probe(hook, 0, 0, limit, 1, 1), self)
+            return ""
+        return await ask_once(Probe(hook, 0, 0, limit, 1, 1), self)
 
     # --- plumbing -----------------------------------------------------------------------------------------------------
 
@@ -219,7 +235,7 @@ class Container:
             await self._process.wait()
 
 
-async def _within(work: Awaitable[None], left: Callable[[], float]) -> None:
+async def _within(work: Awaitable[object], left: Callable[[], float]) -> None:
     """Awaits `work` for as long as `left()` says, which may shrink meanwhile."""
     task = asyncio.ensure_future(work)
     try:

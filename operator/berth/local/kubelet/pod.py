@@ -21,7 +21,7 @@ from berth.kube.kinds import POD, Object
 from berth.local.kubelet import status
 from berth.local.kubelet.container import Container, Place
 from berth.local.kubelet.objects import Missing, References
-from berth.local.kubelet.probes import Prober
+from berth.local.kubelet.probes import Probe, Prober
 from berth.local.kubelet.status import ContainerStatus
 from berth.local.kubelet.volumes import make_volumes
 
@@ -142,6 +142,8 @@ class PodWorker:
         return chosen.log(life)
 
     async def _make_volumes(self) -> dict[str, Path]:
+        if self.pod["spec"].get("initContainers"):
+            raise Missing("local nodes run no init containers: let the container's own command do their work")
         return await make_volumes(self.pod, self.place.folders, self.place.addresses, self._references)
 
     async def _until_found(self, work: Callable[[], Awaitable[dict[str, Path]]]) -> dict[str, Path] | None:
@@ -197,7 +199,7 @@ class PodWorker:
                 _log.warning("%s: %s", self._name, error)
             else:
                 state.container_id = f"berth://{self.pod['metadata']['uid']}/{container.name}/{state.restarts}"
-                state.started = container.probe("startupProbe") is None
+                state.started = container.starts_at_once
                 state.ready = state.started and container.probe("readinessProbe") is None
                 self._set(state, status.running(_now()))
                 return True
@@ -223,19 +225,22 @@ class PodWorker:
                     _log.error("%s: %s", self._name, container.name, exc_info=result)
 
     async def _guard(self, container: Container, state: ContainerStatus, started: asyncio.Event) -> None:
-        """Startup probe, then liveness probe; either ends the container when it fails."""
-        if (startup := self._prober(container, "startupProbe")) is not None:
-            if why := await startup.verdict():
-                await self._end(container, f"startup probe failed: {why}", "startupProbe")
-                return
-            state.started = True
-            state.ready = container.probe("readinessProbe") is None
+        """postStart hook, startup probe, then liveness probe; each ends the container when it fails."""
+        if why := await container.greet():
+            await self._end(container, f"postStart hook failed: {why}")
+            return
+        startup = self._prober(container, "startupProbe")
+        if startup is not None and (why := await startup.verdict()):
+            await self._end(container, f"startup probe failed: {why}", container.probe("startupProbe"))
+            return
+        if not state.started:
+            state.started, state.ready = True, container.probe("readinessProbe") is None
             self._dirty.set()
         started.set()
         if (liveness := self._prober(container, "livenessProbe")) is not None:
             while not (why := await liveness.verdict()):
                 pass
-            await self._end(container, f"liveness probe failed: {why}", "livenessProbe")
+            await self._end(container, f"liveness probe failed: {why}", container.probe("livenessProbe"))
 
     async def _watch_readiness(self, container: Container, state: ContainerStatus, started: asyncio.Event) -> None:
         await started.wait()
@@ -244,11 +249,11 @@ class PodWorker:
                 state.ready = not await readiness.verdict()
                 self._dirty.set()
 
-    async def _end(self, container: Container, why: str, probe_name: str) -> None:
-        """A probe has failed for good: the container ends in the grace that the probe or the pod gives."""
-        probe = container.probe(probe_name)
-        assert probe is not None
-        grace = probe.grace if probe.grace is not None else self.pod["spec"].get("terminationGracePeriodSeconds", 30)
+    async def _end(self, container: Container, why: str, probe: Probe | None = None) -> None:
+        """A hook or a probe has failed for good: the container ends in the grace that the probe or the pod gives."""
+        grace = self.pod["spec"].get("terminationGracePeriodSeconds", 30)
+        if probe is not None and probe.grace is not None:
+            grace = probe.grace
         _log.info("%s: %s: %s", self._name, container.name, why)
         loop = asyncio.get_running_loop()
         at = loop.time() + grace
