@@ -23,6 +23,7 @@ from berth.local.screen import Screen
 
 NAMESPACE: Final = "default"
 RATE_SECONDS: Final = 5
+SERVICE_POLL: Final = 0.1
 LEADERS: Final = f"{labels.MEMBER}={labels.LEADER}"
 
 
@@ -74,12 +75,17 @@ class Stage:
         found: dict[str, Any] = control.ask(self._folder, {"do": "status"})
         return found
 
-    def address(self) -> str:
-        """Where clients reach the deployment's Service."""
-        for service in self.cluster()["services"]:
-            if service["name"] == self.deployment_name:
-                return f"{service['address']}:{labels.PORT_GRPC}"
-        raise BerthError("the deployment has no Service: this is a bug in Berth")
+    async def service(self, pods: int, limit: float) -> str:
+        """Where clients reach the deployment, once its Service has so many pods behind it. Raises BerthError."""
+        deadline = asyncio.get_running_loop().time() + limit
+        while True:
+            found = [each for each in self.cluster()["services"] if each["name"] == self.deployment_name]
+            if found and len(found[0]["pods"]) == pods:
+                return f"{found[0]['address']}:{labels.PORT_GRPC}"
+            if asyncio.get_running_loop().time() > deadline:
+                behind = len(found[0]["pods"]) if found else 0
+                raise BerthError(f"the Service has {behind} of {pods} pods behind it after {limit:.0f} s")
+            await asyncio.sleep(SERVICE_POLL)
 
     async def until(self, so: Callable[[], bool], limit: float) -> None:
         """Raises BerthError if it is not so after `limit` seconds."""

@@ -49,8 +49,8 @@ async def _tell(folder: Path, screen: Screen, length: float) -> None:
     deployment: Object = yaml.safe_load(SAMPLE.read_text())
     async with opened(folder, screen, deployment) as stage:
         await _place(stage)
-        await _serve(stage)
-        await _survive_a_killed_server(stage, deployment["spec"]["objectives"], length)
+        address = await _serve(stage)
+        await _survive_a_killed_server(stage, address, deployment["spec"]["objectives"], length)
 
 
 # --- acts -------------------------------------------------------------------------------------------------------------
@@ -67,19 +67,21 @@ async def _place(stage: Stage) -> None:
         stage.screen.detail(line)
 
 
-async def _serve(stage: Stage) -> None:
-    """Until every group serves."""
+async def _serve(stage: Stage) -> str:
+    """Until every group serves and the Service knows; the address of the Service."""
     wanted = sum(allocation["groups"] for allocation in stage.status["placement"]["allocations"])
     await stage.until(lambda: len(stage.leaders) == wanted and stage.condition("Ready"), SERVING_LIMIT)
     for group, pod in sorted(stage.leaders.items()):
         stage.screen.step(f"{group} serves on {pod['spec']['nodeName']}: a token came out of it")
-    stage.screen.step(f"the Service answers at {stage.address()} (gRPC)")
+    address = await stage.service(wanted, SERVING_LIMIT)
+    stage.screen.step(f"the Service answers at {address} (gRPC)")
+    return address
 
 
-async def _survive_a_killed_server(stage: Stage, objectives: Mapping[str, Any], length: float) -> None:
+async def _survive_a_killed_server(stage: Stage, address: str, objectives: Mapping[str, Any], length: float) -> None:
     """Traffic, SIGKILL to a server in the middle of it, and what clients saw."""
     requests = [request for request in trace.requests() if request.at <= length]
-    replay = Replay(stage.address(), requests)
+    replay = Replay(address, requests)
     stage.screen.step(
         f"replaying {len(requests)} requests of the {trace.SOURCE} over {replay.connections} kept connections"
     )
