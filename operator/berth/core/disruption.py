@@ -25,6 +25,8 @@ NOTICE_TAINTS: Final = (
     "aws-node-termination-handler/rebalance-recommendation",
     # Google Cloud: preemption, or maintenance of a machine with GPUs.
     "cloud.google.com/impending-node-termination",
+    # Azure: node auto-drain of AKS.
+    "remediator.kubernetes.azure.com/unschedulable",
     # The cloud provider says that the machine is off; the node maintenance operator drains.
     "node.cloudprovider.kubernetes.io/shutdown",
     "medik8s.io/drain",

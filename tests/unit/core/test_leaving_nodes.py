@@ -8,6 +8,7 @@ import pytest
 
 from berth import labels
 from berth.controller import parse
+from berth.core.announce import announcements
 from berth.core.disruption import NOTICES, Notices, overlapping_budgets
 from berth.core.nodes import NodeView, Taint
 from tests.unit.core.simulation import Manifest, Simulation, deployment
@@ -194,3 +195,36 @@ def test_what_counts_as_a_notice_can_be_set() -> None:
 def test_a_budget_selects_as_the_api_server_reads_it(selector: Any, selects: bool) -> None:
     budget = {"metadata": {"name": "theirs"}, "spec": {"selector": selector}}
     assert overlapping_budgets([budget], [{"app": "llm"}]) == (("theirs",) if selects else ())
+
+
+def events(before: Manifest, after: Manifest) -> list[tuple[str, bool]]:
+    return [(each.reason, each.warning) for each in announcements(before, after, ())]
+
+
+def status(ready: str = "True", groups: int = 2, **reasons: str) -> Manifest:
+    """A status with these reasons by condition; a reason of trouble is True, but False for LossTolerated."""
+    fine = {"Disrupted": "NoDisruption", "LossTolerated": "AnyLossKeepsNeeded"}
+    conditions = [{"type": "Ready", "status": ready, "reason": "AllGroupsServe", "message": ""}]
+    for kind, reason in {**fine, **reasons}.items():
+        good = reason == fine[kind]
+        told = "True" if good == (kind == "LossTolerated") else "False"
+        conditions.append({"type": kind, "status": told, "reason": reason, "message": "words"})
+    return {"conditions": conditions, "replicas": groups, "needed": 1}
+
+
+def test_each_turn_of_a_disruption_is_told_once() -> None:
+    calm, leaving, blocked = status(), status(Disrupted="LeavingNodes"), status(Disrupted="DisruptionBlocked")
+    assert events(calm, leaving) == [("LeavingNodes", False)]
+    assert events(leaving, blocked) == [("DisruptionBlocked", True)]
+    assert events(blocked, blocked) == events(blocked, calm) == []
+
+
+def test_a_fragile_layout_is_told_when_it_is_the_layout_and_not_a_failure() -> None:
+    calm, fragile = status(), status(LossTolerated="DomainLossBreaksNeeded")
+    assert events(calm, fragile) == [("DomainLossBreaksNeeded", True)]
+    failing = status(ready="False", LossTolerated="NodeLossBreaksNeeded")
+    assert "NodeLossBreaksNeeded" not in dict(events(calm, failing))
+    assert "NodeLossBreaksNeeded" in dict(events(failing, status(LossTolerated="NodeLossBreaksNeeded")))
+    assert events(status(groups=1), status(groups=1, LossTolerated="NodeLossBreaksNeeded")) == [], (
+        "nobody asked for more"
+    )
