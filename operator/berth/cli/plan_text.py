@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from berth.core.placement import record
-from berth.core.placement.explain import explain
+from berth.core.placement.explain import explain, why_split
 from berth.core.placement.size import Candidate
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ def _why(planned: Planned, shown: Sequence[Candidate]) -> Iterator[str]:
         yield answer.words
     else:
         number = next(place for place, candidate in enumerate(shown, 1) if candidate is answer.chosen)
-        yield f"why {number}: {answer.words}"
+        split = why_split(answer.chosen, planned.evaluation)
+        yield f"why {number}: {answer.words}" + (f". {split}" if split else "")
     if in_force is not None and not in_force.available and in_force.availability is not None:
         target = planned.question.spec.objectives.availability
         reached, why = record.show_availability(in_force), in_force.availability.limited_by

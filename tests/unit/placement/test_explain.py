@@ -14,7 +14,7 @@ from berth.core.availability import Availability
 from berth.core.placement import record
 from berth.core.placement.choose import choose
 from berth.core.placement.evaluate import Estimates, Memory
-from berth.core.placement.explain import explain, limiting_term
+from berth.core.placement.explain import explain, limiting_term, why_split
 from berth.core.placement.layouts import Layout
 from berth.core.placement.question import question
 from berth.core.placement.size import Candidate, Rejection, Stage, groups_for_load, size, uneven
@@ -52,6 +52,13 @@ def test_the_factors_of_a_split_copy_are_its_own_figures() -> None:
     shares = [float(each) for each in re.findall(r"(\d+)%", factors.bandwidth)]
     assert sum(shares) == pytest.approx(100, abs=3)
     assert 1 < number(factors.bandwidth, r"only ([\d.]+) times as fast") < 2
+
+
+def test_a_split_is_justified_in_a_line() -> None:
+    gain = number(why_split(sized(2), ESTIMATES), r"carries ([\d.]+) times what it would at tp1; all-reduces cost \d")
+    assert gain > 1
+    assert why_split(sized(1), ESTIMATES) == ""
+    assert why_split(Candidate(Layout("h100", "fp8", 2)), ESTIMATES) == ""
 
 
 def test_one_gpu_has_nobody_to_talk_to() -> None:

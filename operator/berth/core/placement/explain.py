@@ -46,6 +46,16 @@ def explain(question: Question, supply: Supply, candidate: Candidate, evaluation
     )
 
 
+def why_split(candidate: Candidate, evaluation: Evaluation) -> str:
+    """What the split gains and costs, in a line; empty where a copy is not split or cannot be split less."""
+    layout = candidate.layout
+    if layout.tensor_parallel == 1 or candidate.latency is None:
+        return ""
+    gains = " ".join(_against_half(layout, evaluation)).removesuffix(".")
+    here = evaluation.factors(layout, candidate.latency.in_flight)
+    return f"{gains}; all-reduces cost {_time(here.all_reduce_time)} per token" if gains else ""
+
+
 def limiting_term(question: Question, candidate: Candidate, evaluation: Evaluation) -> str:
     """What bounds the throughput of a group: KV room, or where most of the step goes, in busy minutes at capacity."""
     assert candidate.capacity is not None
