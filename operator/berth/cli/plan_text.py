@@ -117,9 +117,10 @@ def _mark(planned: Planned, candidate: Candidate) -> str:
 
 
 def _unvalidated(planned: Planned, candidate: Candidate) -> bool:
-    """Whether the prediction rests on few or no measurements: pipeline stages, and weights of 4 or 8 bit integers."""
+    """Whether the prediction rests on few or no measurements: stages, 4 or 8 bit integers, latent attention."""
     variant = next(variant for variant in planned.question.variants if variant.name == candidate.layout.variant)
-    return candidate.layout.pipeline_parallel > 1 or variant.precision.startswith("int")
+    latent = planned.question.model.kv_latent > 0
+    return latent or candidate.layout.pipeline_parallel > 1 or variant.precision.startswith("int")
 
 
 def _why(planned: Planned, shown: Sequence[Candidate]) -> Iterator[str]:
@@ -139,7 +140,7 @@ def _why(planned: Planned, shown: Sequence[Candidate]) -> Iterator[str]:
 def _remarks(planned: Planned, shown: Sequence[Candidate]) -> Iterator[str]:
     """What the figures rest on where that is not plain."""
     if any(candidate.groups and _unvalidated(planned, candidate) for candidate in shown):
-        yield "* not validated on hardware: few or no published measurements of this precision or of pipeline stages"
+        yield "* not validated on hardware: few or no published measurements of this precision, attention or of stages"
     endless = [s.name for s in planned.supplies.values() if s.nodes is None and s.pool.spec.provisioning == "Static"]
     if endless:
         yield f"{', '.join(sorted(endless))}: number of nodes unknown (no status.nodes), taken as enough, in one zone"

@@ -116,7 +116,7 @@ def model_copy(
         embedding_parameters=float(model.embedding_parameters),
         all_reduces=float(model.all_reduces),
         weight_bytes=weights.weight_bytes,
-        kv_bytes=2 * kv_heads * model.head_dim * kv.kv_bytes,
+        kv_bytes=(model.kv_latent or 2 * kv_heads * model.head_dim) * kv.kv_bytes,
         memory=gpu.memory_bytes,
         bandwidth=gpu.bandwidth,
         flops=gpu.flops(weights.arithmetic) or gpu.flops_16bit,

@@ -37,6 +37,18 @@ class ModelSpec:
     tied_embeddings: bool = False
     parallel_residual: bool = False
     """Attention and feed-forward run side by side, so that a layer pays one all-reduce, not two."""
+    kv_latent: int = 0
+    """Multi-head latent attention: elements of the KV cache per token and layer, which no head has for itself."""
+    query_latent: int = 0
+    """Width that latent attention compresses queries to; 0: it does not."""
+    rope_dim: int = 0
+    """Part of a head, and of `kv_latent`, that carries the position."""
+    value_dim: int = 0
+    """Size of a value head under latent attention; there `head_dim` is that of queries and keys."""
+    dense_layers: int = 0
+    """Layers of a mixture of experts that have an ordinary feed-forward block instead."""
+    dense_intermediate: int = 0
+    """Width of that block."""
 
     @property
     def all_reduces(self) -> int:
@@ -46,34 +58,47 @@ class ModelSpec:
     @property
     def attention_parameters(self) -> int:
         """Query, key, value and output projections of one layer."""
+        if self.kv_latent:
+            query = self.heads * self.head_dim
+            queries = self.query_latent * (self.hidden + query) if self.query_latent else self.hidden * query
+            expanded = self.heads * (self.head_dim - self.rope_dim + self.value_dim)
+            keys_and_values = self.hidden * self.kv_latent + (self.kv_latent - self.rope_dim) * expanded
+            return queries + keys_and_values + self.heads * self.value_dim * self.hidden
         return 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
 
     @property
-    def expert_parameters(self) -> int:
-        """One expert of one layer; the whole feed-forward block of a dense model."""
-        return (3 if self.gated else 2) * self.hidden * self.intermediate
+    def mixture_layers(self) -> int:
+        """Layers with experts; all of them where there are none."""
+        return self.layers - self.dense_layers
 
     @property
-    def shared_parameters(self) -> int:
-        """Feed-forward weights of one layer that every token of a mixture of experts uses, router included."""
+    def expert_parameters(self) -> float:
+        """One expert, as a mean over all layers; the whole feed-forward block of a dense model."""
+        return (3 if self.gated else 2) * self.hidden * self.intermediate * self.mixture_layers / self.layers
+
+    @property
+    def shared_parameters(self) -> float:
+        """Feed-forward weights that every token of a mixture uses, router included, as a mean over layers."""
         if not self.experts:
             return 0
-        return self.hidden * self.experts + (3 if self.gated else 2) * self.hidden * self.shared_intermediate
+        matrix = (3 if self.gated else 2) * self.hidden
+        mixture = self.mixture_layers * (self.hidden * self.experts + matrix * self.shared_intermediate)
+        return (mixture + self.dense_layers * matrix * self.dense_intermediate) / self.layers
 
     @property
-    def layer_parameters(self) -> int:
+    def layer_parameters(self) -> float:
         return self.attention_parameters + self.shared_parameters + max(self.experts, 1) * self.expert_parameters
 
     @property
     def body_parameters(self) -> int:
         """All weights but embeddings and output head."""
-        return self.layers * self.layer_parameters
+        return round(self.layers * self.layer_parameters)
 
     @property
     def active_parameters(self) -> int:
         """Weights of the body that one token is multiplied with."""
         active = max(self.experts_per_token, 1) * self.expert_parameters
-        return self.layers * (self.attention_parameters + self.shared_parameters + active)
+        return round(self.layers * (self.attention_parameters + self.shared_parameters + active))
 
     @property
     def head_parameters(self) -> int:
@@ -97,7 +122,8 @@ class ModelSpec:
 
     def kv_bytes_per_token(self, kv_bytes: float) -> float:
         """KV cache bytes of one token over all layers, before any replication of heads."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * kv_bytes
+        elements = self.kv_latent or 2 * self.kv_heads * self.head_dim
+        return self.layers * elements * kv_bytes
 
 
 # config.json keys by family: Llama and its kind first, then GPT-J/GPT-2, Falcon, MPT, BLOOM.
@@ -141,7 +167,8 @@ def from_config(config: Mapping[str, Any], name: str = "custom") -> ModelSpec:
     if isinstance(text, Mapping):
         config = {**config, **text}
     if config.get("kv_lora_rank"):
-        raise ValueError("kv_lora_rank: multi-head latent attention is not supported by the estimator")
+        known = ", ".join(name for name, spec in catalogue().items() if spec.kv_latent)
+        raise ValueError(f"kv_lora_rank: of multi-head latent attention only the catalogue's models are known: {known}")
     kind = str(config.get("model_type", ""))
     layers, hidden, heads = (_count(config, field) for field in ("layers", "hidden", "heads"))
     kv_heads = _kv_heads(config, kind, heads)

@@ -211,7 +211,7 @@ def _with_link(gpu: GPUType, interconnect: str) -> GPUType:
 
 
 # --- model ------------------------------------------------------------------------------------------------------------
-_NOT_DENSE: Final = r"\d+x\d+b|-a\d+b|deepseek-?(v[23]|r1)|kimi|mixtral|moe|grok|maverick|glm-?4\.[5-9]"
+_NOT_DENSE: Final = r"\d+x\d+b|-a\d+b|deepseek-?[vr]\d|kimi|mixtral|moe|grok|maverick|glm-?4\.[5-9]"
 
 
 def _model(row: Row) -> ModelSpec:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from berth.estimator.copies import model_copy
 from berth.estimator.hardware import GPU_TYPES, gpu
 from berth.estimator.models import catalogue, from_config, model
 from berth.estimator.precision import precision
@@ -27,7 +28,8 @@ LLAMA_70B = {
     ("name", "billions"),
     [("llama-2-70b", 68.98), ("llama-3.1-70b", 70.55), ("llama-3.1-405b", 405.9), ("mixtral-8x7b", 46.7),
      ("mixtral-8x22b", 140.6), ("falcon-180b", 179.5), ("gpt-j-6b", 6.05), ("qwen3-32b", 32.8), ("mistral-7b", 7.25),
-     ("qwen3-30b-a3b", 30.5), ("gpt-oss-120b", 116.8), ("opt-175b", 174.6), ("gemma-2-27b", 27.2)],
+     ("qwen3-30b-a3b", 30.5), ("gpt-oss-120b", 116.8), ("opt-175b", 174.6), ("gemma-2-27b", 27.2),
+     ("deepseek-v3", 671.0), ("deepseek-v2", 235.7), ("deepseek-v2-lite", 15.7), ("kimi-k2", 1026)],
 )  # fmt: skip
 def test_parameter_counts_are_the_published_ones(name: str, billions: float) -> None:
     assert model(name).parameters / 1e9 == pytest.approx(billions, rel=0.005)
@@ -44,6 +46,14 @@ def test_weights_of_a_70b_are_141_gb_in_16_bit_73_in_fp8_and_40_in_int4() -> Non
     assert gigabytes("int4-awq") == pytest.approx(40, abs=0.5)
     assert spec.kv_bytes_per_token(2) == 327_680
     assert spec.kv_bytes_per_token(1) == 163_840
+
+
+def test_latent_attention_keeps_one_small_cache_that_no_split_divides() -> None:
+    spec = model("deepseek-ai/DeepSeek-R1")
+    assert spec.kv_bytes_per_token(2) == 61 * 576 * 2
+    assert spec.active_parameters / 1e9 == pytest.approx(37, rel=0.05)
+    one, eight = (model_copy(spec, gpu("H200-SXM-141"), tensor, 1, "fp8") for tensor in (1, 8))
+    assert one.kv_bytes == eight.kv_bytes
 
 
 @pytest.mark.parametrize(

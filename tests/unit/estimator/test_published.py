@@ -131,7 +131,7 @@ def test_an_unknown_model_is_predicted_by_its_size() -> None:
     like = predict_row(row(model="Somebodys-70B", params_b="70.55"))
     assert like.predicted == pytest.approx(known.predicted, rel=0.05)
     assert predict_row(row(model="Somebodys-70B", params_b="n/s")).verdict.startswith("unsupported: model:")
-    for mixture in ("DeepSeek-R1", "Other-16x12B", "Other-100B-A10B"):
+    for mixture in ("DeepSeek-V4", "Other-16x12B", "Other-100B-A10B"):
         assert "mixture of experts" in predict_row(row(model=mixture, params_b="671")).verdict
 
 
