@@ -103,6 +103,40 @@ REASONS: Final[Mapping[str, str]] = {
 """Every reason a condition may carry, with its meaning; the documentation is generated from it."""
 
 
+GROUP_REASONS: Final[Mapping[str, str]] = {
+    "CreatingMembers": "Its pods are being created.",
+    "MembersCreated": "All its pods exist; from now on a missing one is a failure.",
+    "Released": "It is no longer wanted and gives back what it holds.",
+    "Ungating": "Its pods are handed to the scheduler together.",
+    "Unscheduled": "The scheduler has not bound all its pods; the message has its words.",
+    "BindTimeout": "A pod lost its planned node to somebody: everything is released and tried again.",
+    "Starting": "Its leader does not exist yet.",
+    "Loading": "The model is being loaded; slow is not failed.",
+    "NoTokenYet": "The leader is ready and has not produced a token for Berth.",
+    "LeaderNotReady": "The leader served and is not ready now; it gets no requests.",
+    "Unreachable": "Its node is late and its leader does not answer: cut off on suspicion, nothing else.",
+    "Serving": "It answers with tokens and gets requests.",
+    "Draining": "It gets no new requests and finishes those it has.",
+    "Stopping": "Its requests are finished, or drainTimeout is over; its pods are being deleted.",
+    "Drained": "No pod is left.",
+    "RestartedInPlace": "A container of its only pod ended and started again; forgiven once per recovery.window.",
+    "RestartedAgain": "A container ended again within recovery.window.",
+    "MemberFailed": "A pod ended for good.",
+    "MemberRestarted": "A container of a group of several pods ended: half a model answers nothing.",
+    "MemberDeleted": "Somebody deleted a pod.",
+    "MemberEvicted": "A pod is thrown off its node by a taint.",
+    "MemberMissing": "A pod is gone.",
+    "MemberReplaced": "A pod of the right name is not the one the group was made of.",
+    "GPUUnhealthy": "A GPU is reported broken by its device plugin, a node condition or a taint.",
+    "NodeSilent": "Its node's Lease stopped, and its leader does not answer or the control plane gave the node up.",
+    "NodeDeleted": "Its node does not exist any more.",
+    "EngineFrozen": "The engine has work, makes no progress, and gave Berth no token.",
+    "DeadlineExceeded": "It did not serve within update.deadline while what it was to replace still stands.",
+    "Failed": "It failed; why was lost.",
+}
+"""Every reason of a ReplicaGroup's condition Ready that is Berth's own; containers that wait add the kubelet's."""
+
+
 @dataclass(frozen=True)
 class Condition:
     """One condition as a pass wants it; the time is added on merging."""
