@@ -1,10 +1,10 @@
-"""Failover under client load on local nodes with real Triton servers: each phase of each kind of fault, against its goal.
+"""Failover under client load on local nodes with real Triton servers: each phase of each kind of fault, and its goal.
 
     python -m benchmarks.bench_failover [--repetitions N] [--fault NAME ...] [--json FILE]
 
-Each repetition is a deployment of its own: two groups of one pod on three nodes, clients that send ten requests a second
-over eight kept gRPC connections through the Service, one fault in the middle. GPUs and engine are simulated; processes,
-control plane, connections and faults are real. Phases, in seconds since the fault:
+Each repetition is a deployment of its own: two groups of one pod on three nodes, clients that send ten requests a
+second over eight kept gRPC connections through the Service, one fault in the middle. GPUs and engine are simulated;
+processes, control plane, connections and faults are real. Phases, in seconds since the fault:
 
     lost      the last request that a client sent to the lost group in vain, that is when requests stop arriving there
     cut       the Service no longer points to the group
@@ -187,6 +187,11 @@ def hang_engine(bench: Bench, pod: Object) -> None:
     new.rename(folder / contract.DEFAULT_FAULT_FILE)
 
 
+def end_hang(bench: Bench, pod: Object) -> None:
+    for folder in Path(bench.local(pod)["memory"]).glob("run-*"):
+        (folder / contract.DEFAULT_FAULT_FILE).unlink(missing_ok=True)
+
+
 def sicken_gpu(bench: Bench, pod: Object) -> None:
     bench.node(pod["spec"]["nodeName"], "gpus", unhealthy=1)
 
@@ -244,8 +249,7 @@ async def repetition(bench: Bench, fault: str, number: int) -> Result:
         if await bench.until(lambda: not _same_life(bench.serving().get(slot), victim)):
             result.cut = since()
         if fault == "engine hangs":  # the next life of the container would find the switch still set
-            for folder in Path(bench.local(victim)["memory"]).glob("run-*"):
-                (folder / contract.DEFAULT_FAULT_FILE).unlink(missing_ok=True)
+            end_hang(bench, victim)
         if await bench.until(lambda: _replaced(bench, slot, victim) or slot in bench.serving()):
             result.replaced = since() if _replaced(bench, slot, victim) else None
         if await bench.until(lambda: len(bench.serving()) == 2):

@@ -45,6 +45,12 @@ async def _two_groups(site: Site, pool: str) -> None:
     await site.settled(timeout=90)
 
 
+async def _two_full_nodes(site: Site, pool: str) -> None:
+    await site.node(pool, 2)
+    await site.cluster.create(site.deployment(pool, tp=8, groups=2))
+    await site.settled(timeout=90)
+
+
 async def _create(site: Site, pool: str) -> None:
     await site.cluster.create(site.deployment(pool, groups=1))
 
@@ -68,6 +74,62 @@ async def _update(site: Site, pool: str) -> None:
 async def _lose_a_pod(site: Site, pool: str) -> None:
     for pod in await site.pods():
         await site.cluster.delete("pods", pod["metadata"]["name"], site.namespace, grace=0)
+
+
+async def _restart_a_container(site: Site, pool: str) -> None:
+    for pod in await site.pods():
+        statuses = pod["status"]["containerStatuses"]
+        statuses[0] |= {"restartCount": 1, "lastState": {"terminated": {"exitCode": 137, "reason": "Error"}}}
+        body = {"status": {"containerStatuses": statuses}}
+        await site.cluster.patch("pods", pod["metadata"]["name"], site.namespace, body, subresource="status")
+
+
+async def _report_a_sick_gpu(site: Site, pool: str) -> None:
+    for pod in await site.pods():
+        statuses = pod["status"]["containerStatuses"]
+        resources = [{"resourceID": "GPU-1", "health": "Unhealthy"}]
+        statuses[0]["allocatedResourcesStatus"] = [{"name": "nvidia.com/gpu", "resources": resources}]
+        body = {"status": {"containerStatuses": statuses}}
+        await site.cluster.patch("pods", pod["metadata"]["name"], site.namespace, body, subresource="status")
+
+
+async def _lose_a_node(site: Site, pool: str) -> None:
+    """Of the first group: its Lease stops and its leader does not answer."""
+    lost = next(pod for pod in await site.pods() if "-g0-" in pod["metadata"]["name"])
+    site.leaders.unreachable.add(lost["status"]["podIP"])
+    await site.cluster.kill_node(lost["spec"]["nodeName"])
+
+
+async def _restarted(site: Site, pool: str) -> None:
+    async def forgiven() -> bool:
+        (group,) = await site.groups()
+        assert group["metadata"]["annotations"].get("berth.dev/accepted-restart", "").startswith("1@"), group
+        (pod,) = await site.pods()
+        assert pod["metadata"]["annotations"]["berth.dev/token-at-restart"] == "1", pod["metadata"]
+        return bool(await site.serving())
+
+    await eventually(forgiven, timeout=120)
+    await site.settled(timeout=120)
+
+
+async def _replaced_elsewhere(site: Site, pool: str) -> None:
+    """The second life of the first group serves; then its first node comes back and lets its pod go."""
+
+    async def second_life_serves() -> bool:
+        found = await site.get()
+        groups = [each for each in found.get("status", {}).get("groups", ()) if each.get("state") == "Serving"]
+        assert {each["name"]: each["incarnation"] for each in groups} == {"g0": 2, "g1": 1}, groups
+        return True
+
+    async def old_pod_gone() -> bool:
+        return len(await site.pods()) == 2
+
+    await eventually(second_life_serves, timeout=120)
+    for node in await site.cluster.list("nodes"):
+        if node["metadata"]["name"].startswith(pool):
+            await site.cluster.revive_node(node["metadata"]["name"])
+    await eventually(old_pod_gone, timeout=60)
+    await site.settled(timeout=120)
 
 
 async def _delete(site: Site, pool: str) -> None:
@@ -114,5 +176,11 @@ _register("scale-up", _one_group, _scale_to(2), _settled)
 _register("scale-down", _two_groups, _scale_to(1), _settled)
 _register("update", _one_group, _update, _replaced)
 _register("failover", _one_group, _lose_a_pod, _replaced)
+<<<<<<< HEAD
 _register("leave-a-node", _one_group, _cordon_its_node, _replaced)
+=======
+_register("restart-in-place", _one_group, _restart_a_container, _restarted)
+_register("gpu-sick", _one_group, _report_a_sick_gpu, _replaced)
+_register("node-silent", _two_full_nodes, _lose_a_node, _replaced_elsewhere)
+>>>>>>> 82e4ca1 (What watching over a thousand groups costs; interrupted restarts, sick GPUs and silent nodes)
 _register("delete", _one_group, _delete, _gone)

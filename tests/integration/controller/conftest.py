@@ -7,7 +7,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class Site:
     cluster: Cluster
     namespace: str
     tag: str
+    leaders: ScriptedLeaders = field(default_factory=ScriptedLeaders)
+    """What the leaders say to an operator that is started with them."""
 
     async def pool(self, gpu: str = "H100-SXM-80", nodes: int = 2, gpus: int = 8, **spec: Any) -> str:
         """A pool of new nodes, alternating over zones a and b; returns its name."""

@@ -56,16 +56,15 @@ async def own_site(cluster: Cluster) -> AsyncIterator[Site]:
 
 
 @asynccontextmanager
-async def berth_behind(
-    proxy: FaultProxy, kubeconfig: Path, folder: Path, namespace: str
-) -> AsyncIterator[RunningBerth]:
+async def berth_behind(proxy: FaultProxy, kubeconfig: Path, folder: Path, site: Site) -> AsyncIterator[RunningBerth]:
     """An operator whose every request passes the proxy; gone at the end, whatever happened."""
     config = yaml.safe_load(kubeconfig.read_text())
     config["clusters"][0]["cluster"]["server"] = proxy.url
     path = folder / f"{secrets.token_hex(4)}.kubeconfig"
     path.write_text(yaml.safe_dump(config))
     lease = {"lease_duration": 15.0, "lease_renew_deadline": 10.0}  # many run at once, and no Lease is waited for
-    berth = await start_berth(path, namespace, **lease)
+    nodes = {"node_late": 5.0, "node_silent": 8.0, "gpu_fault_hold": 0.0}
+    berth = await start_berth(path, site.namespace, site.leaders, **lease, **nodes)
     try:
         yield berth
     finally:
@@ -80,7 +79,7 @@ async def run(
     async with (
         own_site(cluster) as site,
         FaultProxy(control_plane, counted=counted) as proxy,
-        berth_behind(proxy, kubeconfig, folder, site.namespace) as berth,
+        berth_behind(proxy, kubeconfig, folder, site) as berth,
     ):
         pool = await site.pool()
         await sequence.prepare(site, pool)
@@ -108,7 +107,7 @@ async def run(
             await wipe_status(site)
         async with (
             FaultProxy(control_plane, counted=counted) as second,
-            berth_behind(second, kubeconfig, folder, site.namespace) as successor,
+            berth_behind(second, kubeconfig, folder, site) as successor,
         ):
             await sequence.finished(site, pool)
             await successor.stop()
