@@ -176,11 +176,8 @@ _register("scale-up", _one_group, _scale_to(2), _settled)
 _register("scale-down", _two_groups, _scale_to(1), _settled)
 _register("update", _one_group, _update, _replaced)
 _register("failover", _one_group, _lose_a_pod, _replaced)
-<<<<<<< HEAD
 _register("leave-a-node", _one_group, _cordon_its_node, _replaced)
-=======
 _register("restart-in-place", _one_group, _restart_a_container, _restarted)
 _register("gpu-sick", _one_group, _report_a_sick_gpu, _replaced)
 _register("node-silent", _two_full_nodes, _lose_a_node, _replaced_elsewhere)
->>>>>>> 82e4ca1 (What watching over a thousand groups costs; interrupted restarts, sick GPUs and silent nodes)
 _register("delete", _one_group, _delete, _gone)
