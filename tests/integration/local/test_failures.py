@@ -1,4 +1,4 @@
-"""What dies on the laptop's cluster with real Triton servers, under load: cut off, replaced elsewhere, told in status."""
+"""What dies on the laptop's cluster with real Triton, under load: cut off, replaced elsewhere, told in status."""
 
 from __future__ import annotations
 
