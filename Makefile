@@ -63,7 +63,7 @@ verify: setup
 
 # The documentation site in build/site; a broken link fails.
 docs: setup
-	PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --strict
 	@echo build/site/index.html
 
 # What the operator's image contains beside its base, as a CycloneDX bill of materials.
