@@ -17,9 +17,9 @@ def test_network_policy(site: Site) -> None:
     if kubectl.find("daemonset", "podnet", "kube-system"):
         pytest.skip(NOT_PROVEN)
     command = ["exec", f"--namespace={NAMESPACE}", POD, "--", "python", "-c", READ]
-    site.berth.install(networkPolicy={"enabled": False})
+    site.berth.install(networkPolicy={"ingress": False})
     assert kubectl(*command).strip() == "200"
-    site.berth.install(networkPolicy={"enabled": True})
+    site.berth.install(networkPolicy={"ingress": True})
     site.berth.wait_for_leader()
     with pytest.raises(Failed, match="timed out"):
         kubectl(*command)
