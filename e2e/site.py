@@ -94,7 +94,7 @@ def pools() -> list[Manifest]:
 
 def sample(name: str, namespace: str, site: Site, **spec: Any) -> Manifest:
     """A sample of the manual on Triton's image of this site; `spec` replaces top-level fields."""
-    manifest: Manifest = yaml.safe_load((SAMPLES / f"{name}.yaml").read_text())
+    manifest: Manifest = next(yaml.safe_load_all((SAMPLES / f"{name}.yaml").read_text()))
     manifest["metadata"]["namespace"] = namespace
     manifest["spec"] |= spec
     manifest["spec"]["engine"] = {"backend": "simulated", "image": site.triton.name}
