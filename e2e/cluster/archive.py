@@ -43,7 +43,7 @@ def write(path: Path, images: Sequence[Image]) -> None:
             for folder in image.layers:
                 if folder not in layers:
                     layers[folder] = _layer(folder, Path(scratch) / "layer")
-                    tar.add(Path(scratch) / "layer", f"{layers[folder]}.tar.gz")
+                    tar.add(Path(scratch) / "layer", f"{layers[folder]}.tar.gz", filter=_anonymous)
                 ids.append(layers[folder])
             config = _config(image, ids)
             name = f"{hashlib.sha256(config).hexdigest()}.json"
@@ -83,13 +83,19 @@ def _add(tar: tarfile.TarFile, root: Path, path: Path) -> None:
         return
     if entry.islnk():  # a second name of a file: its content again, so that no order of names is needed
         entry.type, entry.linkname, entry.size = tarfile.REGTYPE, "", path.stat().st_size
-    entry.uid = entry.gid = entry.mtime = 0
-    entry.uname = entry.gname = "root"
+    _anonymous(entry)
     if entry.isreg():
         with path.open("rb") as file:
             tar.addfile(entry, file)
     else:
         tar.addfile(entry)
+
+
+def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Says nothing about when and by whom it was made."""
+    entry.uid = entry.gid = entry.mtime = 0
+    entry.uname = entry.gname = "root"
+    return entry
 
 
 def _config(image: Image, layers: Sequence[str]) -> bytes:
