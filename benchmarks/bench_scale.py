@@ -112,9 +112,15 @@ class Operator:
         self.silent = folder / "silent"
         self.silent.write_text("")
         self._address = f"127.0.0.1:{free_port()}"
-        command = [sys.executable, "-m", "benchmarks.scale_operator", str(kubeconfig), NAMESPACE, self._address]
+        settings = {
+            "BERTH_KUBECONFIG": str(kubeconfig),
+            "BERTH_NAMESPACE": NAMESPACE,
+            "BERTH_LEASE_NAMESPACE": NAMESPACE,
+            "BERTH_LISTEN": self._address,
+        }
+        command = [sys.executable, "-m", "benchmarks.stubbed_operator", str(self.silent)]
         with (folder / "operator.log").open("w") as log:
-            self.process = subprocess.Popen([*command, str(self.silent)], stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **settings})
 
     async def page(self, path: str = "/metrics") -> str:
         async with aiohttp.ClientSession() as session, session.get(f"http://{self._address}{path}") as answer:
