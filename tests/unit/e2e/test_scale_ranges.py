@@ -19,6 +19,7 @@ FIGURES = Figures(
     passes_per_deployment=12.0,
     reconcile_p95_seconds=0.1,
     idle_writes_per_minute=0.0,
+    idle_writes={},
     lost_nodes=5,
     lost_groups=25,
     recovered_seconds=30.0,
@@ -41,7 +42,8 @@ def test_growth_with_the_number_of_deployments_is_told() -> None:
 
 
 def test_writes_without_a_cause_are_told() -> None:
-    assert "idle" in complaints([dataclasses.replace(FIGURES, idle_writes_per_minute=1.0)], {})[0]
+    restless = dataclasses.replace(FIGURES, idle_writes_per_minute=1.0, idle_writes={"apply GPUPool": 1})
+    assert "apply GPUPool" in complaints([restless], {})[0]
 
 
 def test_a_page_is_read_without_leases_events_and_reads() -> None:
