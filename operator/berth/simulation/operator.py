@@ -314,7 +314,8 @@ class Operator:
         mine = [group for group in self._groups if group.routed]
         starting = [group for group in mine if group.serves_from > minute]
         short = len(mine) < allocation.groups
-        reading = None if self.world.silent(self.name) else self.service.reading(now, self._groups)
+        trial = self._moving.new if self._moving is not None else []
+        reading = None if self.world.silent(self.name) else self.service.reading(now, self._groups, trial)
         spec = self.asked.spec
         situation = Situation(
             now=now,
@@ -337,6 +338,7 @@ class Operator:
             changed_at=self._changed_at,
             scales=spec.scaling.mode == "Auto",
             nodes=tuple(node for group in mine for node in group.nodes),
+            trial=self._moving.move.to if self._moving is not None else None,
             reviewed=self._reviewed,
             running_twice=(LOAD_MINUTES + VERDICT_MINUTES) * 60.0,
         )

@@ -204,18 +204,26 @@ class Service:
         self._ring.clear()
 
     # --- measuring ----------------------------------------------------------------------------------------------------
-    def reading(self, now: float, groups: Sequence[Group]) -> Reading | None:
-        """As the operator would have it from the leaders' pages; None before the first minute."""
+    def reading(self, now: float, groups: Sequence[Group], trial: Sequence[Group] = ()) -> Reading | None:
+        """As the operator would have it from the leaders' pages; None before the first minute. `trial` are the groups
+        that a move under way has brought."""
         if not self._ring:
             return None
-        names = {group.name for group in groups if group.routed}
+        names = {group.name for group in groups if group.routed and group not in trial}
         moments: dict[str, StepMoments] = {}
         for name in names:
             rows = [minute.steps[name] for minute in self._ring if name in minute.steps]
             if rows:
                 moments[name] = _moments(np.array(rows))
-        slow = self._span(self._ring, self._ring)
-        return Reading(now, self._span(self._ring[-FAST_BATCHES:], self._ring), slow, moments)
+        recent = self._ring[-FAST_BATCHES:]
+        return Reading(
+            now,
+            self._span(recent, self._ring),
+            self._span(self._ring, self._ring),
+            moments,
+            _of_groups(recent, names),
+            _of_groups(self._ring, {group.name for group in trial}),
+        )
 
     def _span(self, window: Sequence[_Minute], slow: Sequence[_Minute]) -> Span:
         seconds = len(window) * MINUTE
@@ -237,6 +245,11 @@ class Service:
             misses=misses_share,
             effective=effective,
         )
+
+
+def _of_groups(minutes: Sequence[_Minute], names: set[str]) -> StepMoments:
+    rows = [minute.steps[name] for minute in minutes for name in names if name in minute.steps]
+    return _moments(np.array(rows)) if rows else StepMoments()
 
 
 def _moments(rows: Floats) -> StepMoments:

@@ -63,6 +63,7 @@ def reason(verdict: Any) -> str:
         ({}, Past(), {"measured": False}, "NoMetrics"),
         ({}, Past(), {"failing_over": True}, "FailingOver"),
         ({}, Past(), {"changing": True}, "Changing"),
+        ({}, Past(), {"settled": False}, "Unsettled"),
         ({}, Past(), {"effective": 20.0}, "TooFewSamples"),
         ({}, Past(ended=tuple(NOW - h * HOUR for h in (8, 12, 16, 20))), {}, "MovesOfTheDaySpent"),
         ({}, Past(ended=(NOW - 5 * HOUR,)), {}, "CoolingDown"),

@@ -23,7 +23,7 @@ MEASURED: Final = 0.02
 """Standard deviation of a level that was measured for an hour."""
 FORGETS: Final = 0.03
 """By which a level may drift in a day in which it is not measured."""
-HALF_LIFE_DAYS: Final = 7.0
+HALF_LIFE_DAYS: Final = 30.0
 """After which half of a change is taken to be over, where nobody measures."""
 SHORTEST, LONGEST = math.log(0.5), math.log(2.5)
 """Bounds of what calibration may make of a step time."""
@@ -108,7 +108,7 @@ def _shared(one: Place, other: Place) -> float:
 
 
 def _changed(levels: Sequence[Level], pool: str) -> float:
-    """Of what was measured last on the pool; half forgotten after a week without measurement."""
+    """Of what was measured last on the pool; half forgotten after a month without measurement."""
     here = [each for each in levels if each.place.pool == pool]
     if not here:
         return 0.0

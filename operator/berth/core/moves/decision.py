@@ -27,6 +27,7 @@ HOLDS: Final[dict[str, str]] = {
     "LessThanADay": "The day's peak is not known before a day was measured.",
     "FailingOver": "A group is lost or on its way back.",
     "Changing": "Groups are being started, updated or removed.",
+    "Unsettled": "Step times are changing: the last minutes say something else than the hour.",
     "Moving": "A move is under way.",
     "CoolingDown": "The last move was too recent.",
     "MovesOfTheDaySpent": "placement.moves.maxPerDay moves were begun within 24 hours.",

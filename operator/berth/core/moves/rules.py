@@ -71,6 +71,8 @@ class State:
     moving: bool = False
     measured: bool = True
     """Metrics are fresh."""
+    settled: bool = True
+    """The last minutes say of the engines what the hour says; before that nobody knows how bad a change is."""
     effective: float = math.inf
     """Independent requests in the slow window."""
     misses: float = 0.0
@@ -106,6 +108,8 @@ def gate(now: float, policy: Policy, past: Past, state: State) -> Hold | None:
         return Hold("FailingOver")
     if state.changing:
         return Hold("Changing")
+    if not state.settled:
+        return Hold("Unsettled", "step times are changing: the last minutes say something else than the hour")
     if state.effective < FEWEST_REQUESTS:
         return Hold(
             "TooFewSamples", f"{state.effective:.0f} independent requests in an hour, {FEWEST_REQUESTS:.0f} needed"

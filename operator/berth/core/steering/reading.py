@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 
 from berth.core.measurement.measured import Measured
 from berth.core.measurement.samples import StepMoments
@@ -38,20 +40,35 @@ class Reading:
     slow: Span
     steps: Mapping[str, StepMoments] = field(default_factory=dict)
     """Of the last hour, by name of the group; groups of the placement in force that serve."""
+    recent: StepMoments = field(default_factory=StepMoments)
+    """Of the last five minutes, all of them together."""
+    trial: StepMoments = field(default_factory=StepMoments)
+    """Of the last hour, of the groups a move under way has brought; a move that is taken back teaches that much."""
 
 
-def reading_of(measured: Measured | None, pool: str) -> Reading | None:
-    """None where something that serves was not heard of lately. `pool` is that of the placement in force."""
+def reading_of(
+    measured: Measured | None, in_force: Collection[str], trial: Collection[str] = frozenset()
+) -> Reading | None:
+    """None where something that serves was not heard of lately. By names of groups: those of the placement in force,
+    and those of the one a move goes to."""
     if measured is None or not measured.fresh:
         return None
     windows = measured.deployment
     fast, slow = _span(windows.fast, windows.slow), _span(windows.slow, windows.slow)
     if fast is None or slow is None:
         return None
-    steps = {
-        group.name: group.windows.slow.tally.steps for group in measured.groups if group.serving and group.pool == pool
-    }
-    return Reading(measured.at, fast, slow, steps)
+    serving = [group for group in measured.groups if group.serving]
+    mine = [group for group in serving if group.name in in_force]
+    tried = [group.windows.slow.tally.steps for group in serving if group.name in trial]
+    recent = [group.windows.fast.tally.steps for group in mine]
+    return Reading(
+        measured.at,
+        fast,
+        slow,
+        {group.name: group.windows.slow.tally.steps for group in mine},
+        reduce(add, recent, StepMoments()),
+        reduce(add, tried, StepMoments()),
+    )
 
 
 def _span(window: Window, slow: Window) -> Span | None:

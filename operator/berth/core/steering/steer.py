@@ -16,9 +16,10 @@ from typing import Any, Final
 from berth.api.placement import Allocation
 from berth.core import capacity
 from berth.core.calibration.diagnose import Diagnosis, diagnose
-from berth.core.calibration.learn import Calibration
+from berth.core.calibration.learn import TOLERANCE, Calibration
 from berth.core.calibration.residuals import OperatingPoint, level, prediction
 from berth.core.calibration.shrink import Belief, Place
+from berth.core.measurement.samples import StepMoments
 from berth.core.moves import rules
 from berth.core.moves.decision import Advise, Hold, Move, Verdict, move_id
 from berth.core.moves.weigh import Option, Weighed, weigh
@@ -83,6 +84,8 @@ class Situation:
     """scaling.mode is Auto and changes are allowed."""
     nodes: tuple[str, ...] = ()
     """That the groups in force stand on."""
+    trial: Allocation | None = None
+    """What a move under way goes to."""
     neighbours: float | None = None
     """By how much other deployments on the same pool became slower, as a logarithm."""
     reviewed: Reviewed | None = None
@@ -139,8 +142,9 @@ class _Look:
             day_known=self.day.peak(situation.now) is not None,
         )
         self.uncalibrated = Estimates(self.asked, situation.supplies, memory)
-        self.due = self._due()
+        self.due, self.settled = self._due(), True
         self.calibration, self.levels = self._learn() if self.due else (situation.calibration, {})
+        self.state = replace(self.state, settled=self.settled)
         self.evaluation = Estimates(self.measured, situation.supplies, memory, lambda each: self.believe(each).factor())
 
     def steering(self) -> Steering:
@@ -159,6 +163,8 @@ class _Look:
     def _due(self) -> bool:
         """Whether it is time for a close look; what breaks fast is looked at each time."""
         before, fast = self.situation.reviewed, self.reading.fast
+        if self.situation.trial is not None:
+            return True
         if before is None or isinstance(before.verdict, Move) or fast.misses >= FAST_BURN * rules.ALLOWED_MISSES:
             return True
         pause = BREACH_REVIEW_SECONDS if self.state.breached else REVIEW_SECONDS
@@ -175,22 +181,39 @@ class _Look:
     def _learn(self) -> tuple[Calibration, dict[str, float]]:
         """The level of each group, and what is remembered after this hour."""
         situation, reading = self.situation, self.reading
-        fit = self.uncalibrated.fit(self.layout)
-        if not fit.kv_tokens_mid or not reading.steps:
-            return situation.calibration, {}
-        traffic = self.asked.traffic
-        usual = self.uncalibrated.capacity(self.layout, "screen").latency.in_flight
-        if not usual < math.inf:
-            return situation.calibration, {}
-        at = OperatingPoint.of(usual, traffic.input_tokens.mean, traffic.output_tokens.mean)
-        prompt = reading.slow.input_tokens or traffic.input_tokens.mean
-        predict = prediction(self.uncalibrated.engine(self.layout), prompt * (1 - traffic.cached_input_fraction))
-        found = {name: level(moments, predict, at) for name, moments in reading.steps.items()}
-        levels = {name: each for name, each in found.items() if each is not None}
-        if not levels or situation.state.changing or situation.state.moving or reading.slow.seconds < DAY / 48:
+        if situation.trial is not None:
+            return self._learn_of_trial(Layout.of(situation.trial)), {}
+        levels = self._levels(self.layout, reading.steps)
+        if not levels or situation.state.changing or situation.state.moving:
             return situation.calibration, levels
-        learned = situation.calibration.learned(self.place(self.layout), median_low(levels.values()), situation.now)
-        return learned, levels
+        recent = self._levels(self.layout, {"": reading.recent}).get("")
+        found = median_low(levels.values())
+        self.settled = recent is None or abs(recent - found) <= TOLERANCE
+        if reading.slow.seconds < DAY / 48:
+            return situation.calibration, levels
+        return situation.calibration.learned(self.place(self.layout), found, situation.now), levels
+
+    def _learn_of_trial(self, layout: Layout) -> Calibration:
+        """What a move is taken back for is known of the pool from then on."""
+        calibration, supplies = self.situation.calibration, self.situation.supplies
+        if layout.pool not in supplies:
+            return calibration
+        found = self._levels(layout, {"": self.reading.trial}).get("")
+        return calibration if found is None else calibration.learned(self.place(layout), found, self.situation.now)
+
+    def _levels(self, layout: Layout, steps: Mapping[str, StepMoments]) -> dict[str, float]:
+        """Of groups of a layout, where they took enough steps."""
+        if not self.uncalibrated.fit(layout).kv_tokens_mid:
+            return {}
+        traffic = self.asked.traffic
+        usual = self.uncalibrated.capacity(layout, "screen").latency.in_flight
+        if not usual < math.inf:
+            return {}
+        at = OperatingPoint.of(usual, traffic.input_tokens.mean, traffic.output_tokens.mean)
+        prompt = self.reading.slow.input_tokens or traffic.input_tokens.mean
+        predict = prediction(self.uncalibrated.engine(layout), prompt * (1 - traffic.cached_input_fraction))
+        found = {name: level(moments, predict, at) for name, moments in steps.items()}
+        return {name: each for name, each in found.items() if each is not None}
 
     def _diagnose(self) -> Diagnosis:
         """Of the placement in force, against what its groups were planned for."""

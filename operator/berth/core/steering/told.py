@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from berth import labels
+from berth.api.placement import Allocation, DecidedAllocation
 from berth.core.accept import wanted_groups
 from berth.core.calibration.learn import Calibration, made_with, recalled, stored, worth_writing
 from berth.core.moves.decision import Advise
@@ -60,6 +63,7 @@ def situation_of(
     if calibration.made_with != hash_now:
         calibration = recalled(status.get("calibration") or (), hash_now)
     alive = [group for group in snapshot.groups if group.alive]
+    trial = _trial(status)
     decided_at = unix_seconds((status.get("placement") or {}).get("decidedAt")) or 0.0
     return Situation(
         now=snapshot.now,
@@ -71,7 +75,8 @@ def situation_of(
         policy=policy,
         past=past_of(status),
         state=replace(_state(snapshot, allocation.groups), moves_by_pool=moves_by_pool),
-        reading=reading_of(snapshot.measured, allocation.pool),
+        reading=reading_of(snapshot.measured, _names(snapshot, allocation), _names(snapshot, trial)),
+        trial=trial,
         day=kept.day,
         calibration=calibration,
         changed_at=max([decided_at, *(group.created_at for group in alive)]),
@@ -80,6 +85,24 @@ def situation_of(
         neighbours=neighbours,
         reviewed=kept.reviewed,
     )
+
+
+def _trial(status: Mapping[str, Any]) -> Allocation | None:
+    """What a move under way goes to; None where there is none, or it cannot be read."""
+    current = (status.get("moves") or {}).get("current") or {}
+    try:
+        found = [DecidedAllocation.model_validate(each) for each in current.get("to") or ()]
+    except ValidationError:
+        return None
+    return Allocation(**{name: getattr(found[0], name) for name in Allocation.model_fields}) if found else None
+
+
+def _names(snapshot: Snapshot, allocation: Allocation | None) -> frozenset[str]:
+    """Groups that run as `allocation` says."""
+    if allocation is None:
+        return frozenset()
+    layout = Layout.of(allocation)
+    return frozenset(group.name for group in snapshot.groups if Layout.of(group.allocation) == layout)
 
 
 def _state(snapshot: Snapshot, wanted: int) -> State:
