@@ -57,7 +57,7 @@ def causes(plants: int) -> None:
         asked_for[cause] += 1
         right[cause] += found.cause == cause
         belief = Calibration().learned(plant.place, usual, 0.0).belief(plant.place, 0.0)
-        later = plant.level(rate=1.6, seed=7)
+        later = plant.off(1.6)
         before.append(abs(math.expm1(later)))
         after.append(abs(math.expm1(later - belief.mean)))
     print(f"{plants} random engines, one thing wrong by 1.35 to 1.6: right cause named")

@@ -40,6 +40,13 @@ class Drawn:
         assert found is not None
         return found
 
+    def off(self, rate: float) -> float:
+        """Logarithm of the mean step time at another load over the predicted one, as it is."""
+        moments = serve(self.setup, self.hidden, self.rate * rate, seed=1000 * self.number + 7)
+        assert moments.means is not None
+        decodes, context, prefill, seconds = moments.means
+        return math.log(seconds / self.setup.predict(PROMPT)(decodes, context, prefill))
+
 
 @cache
 def drawn(number: int) -> tuple[Drawn, float]:
@@ -76,7 +83,7 @@ def test_after_an_hour_predictions_are_closer_at_other_loads(plants: int) -> Non
     for number in range(plants):
         plant, usual = drawn(number)
         learned = Calibration().learned(plant.place, usual, 0.0)
-        later = plant.level(rate=1.6, seed=7)
+        later = plant.off(1.6)
         before.append(abs(later))
         after.append(abs(later - learned.belief(plant.place, 0.0).mean))
     assert median(after) < 0.3 * median(before)
