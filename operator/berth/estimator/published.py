@@ -98,9 +98,10 @@ def measurement(row: Row) -> Measurement:
         return _all_reduce(row, gpu, notes)
     spec = _model(row)
     runtime = runtime_of(_text(row, "source"), notes, _year(spec, gpu))
-    precision = _precision(row, gpu)
-    kv_precision = _kv_precision(row, precision, runtime)
     system = _system_gpus(row)
+    most = (_whole(row, "tp", 0, 64) or (system or gpu.link_domain) // pipeline_parallel) * pipeline_parallel
+    precision = _precision(row, gpu, spec, most)
+    kv_precision = _kv_precision(row, precision, runtime)
     tensor_parallel = _whole(row, "tp", _smallest_that_fits(spec, gpu, pipeline_parallel, precision, system), 64)
     _check_heads(spec, tensor_parallel, pipeline_parallel)
     load, clients = _load(row, quantity, runtime, notes)
@@ -257,26 +258,48 @@ def _check_heads(spec: ModelSpec, tensor_parallel: int, pipeline_parallel: int) 
 
 def _year(spec: ModelSpec, gpu: GPUType) -> int:
     """The earliest year in which this model could have run on this GPU."""
-    newest = re.match(r"(llama-3\.3|llama-4|qwen2\.5|qwen3|gpt-oss|gemma-3|phi-4|mistral-small)", spec.name)
+    newest = re.match(
+        r"(llama-3\.3|llama-4|qwen2\.5|qwen3|gpt-oss|gemma-3|phi-4|mistral-small|deepseek-v3|kimi)", spec.name
+    )
     if newest or gpu.architecture == "Blackwell":
         return 2025
     recent = re.match(
-        r"(llama-3|qwen2|qwen1\.5|gemma|phi|mixtral-8x22b|mistral-(nemo|large)|dbrx|starcoder2)", spec.name
+        r"(llama-3|qwen2|qwen1\.5|gemma|phi|mixtral-8x22b|mistral-(nemo|large)|dbrx|starcoder2|deepseek-v2)", spec.name
     )
     return 2024 if recent or gpu.name.startswith(("H200", "GH200")) else 2023
 
 
 # --- precision --------------------------------------------------------------------------------------------------------
-def _precision(row: Row, gpu: GPUType) -> str:
-    stated = _stated(row, "weights_precision")
-    if stated is None:
-        return "bf16" if gpu.compute_capability >= 8 else "fp16"
+_NATIVE: Final = {"gpt-oss": "fp4", "deepseek-v3": "fp8", "kimi-k2": "fp8"}
+"""Models that are published in one quantised precision."""
+_IN_NAMES: Final = r"fp8|mxfp4|nvfp4|awq|gptq|w4a16|int4|w8a8|int8|bf16|fp16"
+
+
+def _unstated_precision(row: Row, gpu: GPUType, spec: ModelSpec, gpus: int) -> str:
+    """What the model's name says, else what it is published in, else the widest that so many GPUs hold."""
+    named = re.search(_IN_NAMES, _text(row, "model"), re.IGNORECASE)
+    if named:
+        return named.group(0)
+    native = next((name for family, name in _NATIVE.items() if spec.name.startswith(family)), None)
+    if native:
+        return native
+    widest = "bf16" if gpu.compute_capability >= 8 else "fp16"
+    for name in (widest, "fp8", "int4-awq"):
+        weights = spec.body_parameters * precision_of(name).weight_bytes + 2 * spec.embedding_parameters
+        if gpu.supports(name) and weights < 0.95 * gpu.memory_bytes * gpus:
+            return name
+    return widest
+
+
+def _precision(row: Row, gpu: GPUType, spec: ModelSpec, gpus: int) -> str:
+    stated = _stated(row, "weights_precision") or _unstated_precision(row, gpu, spec, gpus)
     try:
         name = precision_of(stated).name
     except ValueError as error:
         raise Unsupported(f"weights_precision: {error}") from None
+    unpacked = name == "fp4" and spec.name.startswith("gpt-oss") and gpu.compute_capability >= 8
     reason = gpu.why_not(name)
-    if reason:
+    if reason and not unpacked:  # its weights are FP4 everywhere, and multiplied in 16 bit where FP4 is not
         raise Unsupported(f"weights_precision: {reason}")
     return name
 

@@ -146,6 +146,25 @@ def test_units_total_per_gpu_and_of_a_system_of_copies() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "precision"),
+    [
+        ({}, "bf16"),
+        ({"tp": "1"}, "fp8"),
+        ({"tp": "1", "gpu": "A100-SXM"}, "int4-awq"),
+        ({"model": "Llama-3.1-405B-Instruct", "tp": "8"}, "fp8"),
+        ({"model": "Meta-Llama-3.1-8B-Instruct-FP8"}, "fp8"),
+        ({"model": "Llama-2-70B-Chat-AWQ"}, "int4-awq"),
+        ({"model": "gpt-oss-120b"}, "fp4"),
+        ({"model": "DeepSeek-R1", "gpu": "H200-SXM", "gpu_mem_gb": "141", "tp": "8"}, "fp8"),
+    ],
+)
+def test_a_precision_that_is_not_stated_is_inferred(changes: dict[str, str], precision: str) -> None:
+    found = measurement(row(weights_precision="n/s", kv_precision="", **changes))
+    assert found.precision == precision
+    assert predict_row(row(weights_precision="n/s", kv_precision="", **changes)).verdict in ("ok", "marginal")
+
+
+@pytest.mark.parametrize(
     ("changes", "tensor_parallel"),
     [
         ({"model": "Llama-3.1-8B"}, 1),
