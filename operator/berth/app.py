@@ -253,7 +253,7 @@ class App:
     def _healthy(self) -> str:
         """Why this process should be restarted; empty while all is well."""
         if self.ready.is_set() and self._queue.lag() > 300:
-            return f"the oldest pass has not ended for {self._queue.lag():.0f} s"
+            return f"no pass has ended for {self._queue.lag():.0f} s"
         return ""
 
     def _why_not_ready(self) -> str:

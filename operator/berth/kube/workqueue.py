@@ -66,6 +66,8 @@ class WorkQueue(Generic[K]):
         self._failures: dict[K, int] = {}
         self._wake = asyncio.Semaphore(0)  # one release per key in _ready
         self._running = False
+        self._last_end = float("-inf")
+        """When a pass ended last."""
 
     def __len__(self) -> int:
         """Keys that wait for a worker or have one."""
@@ -95,13 +97,15 @@ class WorkQueue(Generic[K]):
         self._timers[key] = loop.call_at(due, self._fire, key)
 
     def lag(self) -> float:
-        """Seconds that the oldest pass has taken or the oldest waiting key has waited: what a liveness probe reads.
+        """Seconds that the oldest pass has taken, or that keys waited and no pass ended: what a liveness probe reads.
 
-        0 when there is nothing to do, infinite when nobody runs the queue.
+        0 when there is nothing to do, infinite when nobody runs the queue. A queue that is long but gets on has no lag:
+        to restart an operator that has too much to do gives it more.
         """
         if not self._running:
             return float("inf")
-        since = [*self._active.values(), *islice(self._ready.values(), 1)]
+        waiting = (max(woken, self._last_end) for woken in islice(self._ready.values(), 1))
+        since = [*self._active.values(), *waiting]
         return time.monotonic() - min(since) if since else 0.0
 
     async def run(self) -> None:
@@ -131,6 +135,7 @@ class WorkQueue(Generic[K]):
                 delay = await self._pass(key)
             finally:
                 del self._active[key]
+                self._last_end = time.monotonic()
             if delay is not None:
                 self.add_after(key, delay)
             if key in self._again:

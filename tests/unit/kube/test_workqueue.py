@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -249,6 +250,28 @@ async def test_lag_tells_idle_from_stuck_from_dead() -> None:
         await settle()
         assert queue.lag() == 0.0
     assert queue.lag() == float("inf")
+
+
+async def test_a_long_queue_that_gets_on_has_no_lag() -> None:
+    """However long the last key has waited: a restart would only make it wait longer."""
+    lags = []
+
+    async def slow(_: str) -> None:
+        await asyncio.sleep(0.01)
+        lags.append(queue.lag())
+
+    queue: WorkQueue[str] = WorkQueue(slow, workers=1)
+    task = asyncio.create_task(queue.run())
+    began = time.monotonic()
+    for index in range(30):
+        queue.add(str(index))
+    while len(queue):
+        await asyncio.sleep(0.005)
+    waited = time.monotonic() - began
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert len(lags) == 30
+    assert sorted(lags)[15] < waited / 4
 
 
 async def test_stopping_cancels_passes_and_timers() -> None:
