@@ -91,7 +91,10 @@ class NodeWatch:
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # one odd object must not end the operator
+                _log.exception("the look at the nodes failed, what was known before stands")
             await asyncio.sleep(TICK_SECONDS)
 
     async def look(self) -> None:
@@ -157,6 +160,9 @@ class NodeWatch:
         for name in names:
             if self._world.nodes.store.get(None, name) is not None:
                 continue
+            if self._facts.get(name, NodeFacts()).gone:
+                found.add(name)  # asked before, and it has not come back since
+                continue
             try:
                 if not (await self._client.list(NODE, field_selector=f"metadata.name={name}")).items:
                     found.add(name)
@@ -196,8 +202,8 @@ class NodeWatch:
             return self._leases.contact(name, now)
         node = self._world.nodes.store.get(None, name)
         conditions = (node or {}).get("status", {}).get("conditions") or ()
-        unknown = any(each.get("type") == "Ready" and each.get("status") == "Unknown" for each in conditions)
-        return Contact.SILENT if unknown else Contact.UNKNOWN
+        ready = next((each.get("status") for each in conditions if each.get("type") == "Ready"), "")
+        return {"Unknown": Contact.SILENT, "True": Contact.FRESH}.get(ready, Contact.UNKNOWN)
 
     def _first_seen(self, key: str, ago: float) -> float:
         return self._since.setdefault(key, self._clock() - ago)
@@ -259,7 +265,7 @@ class NodeWatch:
                 self._bad[name] = next(iter(each.sick.values())).words, now
         for group in self._world.groups.store.all():
             evidence = (group.get("status") or {}).get("evidence") or {}
-            if parse.lifecycle(group) != labels.FAILED or evidence.get("cause") not in NODE_FAILURES:
+            if evidence.get("cause") not in NODE_FAILURES or parse.lifecycle(group) != labels.FAILED:
                 continue
             at, node = unix_seconds(evidence.get("observedAt")), evidence.get("node")
             if at is not None and node and node not in self._bad:

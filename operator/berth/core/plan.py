@@ -280,7 +280,9 @@ def _rollout(
         down_to_needed=spec.disruption.when_no_capacity == "DownToNeeded",
         changes_allowed=spec.pause == "None",
     )
-    serving = frozenset(name for name, judgement in judgements.items() if judgement.serving)
+    # One that is only suspected stands: it is neither replaced nor taken for idle, whatever an update wants.
+    standing = (group_life.UNREACHABLE, "Serving")
+    serving = frozenset(name for name, judgement in judgements.items() if judgement.reason in standing)
     marked = [_as_marked(group, judgements[group.name], snapshot.now) for group in snapshot.groups]
     restless = displaced(marked, snapshot.nodes, notices) if spec.disruption.on_cordon == "Migrate" else {}
     return plan_rollout(
