@@ -57,7 +57,8 @@ class Claim:
     spread: SpreadGoal
     """How the deployment's groups should stand; where the others do stand is filled in when it is asked."""
     inherits_from: frozenset[str]
-    """UIDs of ReplicaGroups whose dying members' GPUs it may take over."""
+    """UIDs of ReplicaGroups whose dying members' GPUs it may take over, where nothing else is free: free GPUs need no
+    wait, and are not where it failed last."""
     own_check: bool
     why_not: str | None
     """Why nothing may be placed in the pool now, whatever is free."""
@@ -229,6 +230,7 @@ class Arbiter:
             Request(
                 other.name,
                 other.demand,
+                avoid=frozenset(held_by(other.inherits_from, bound)),
                 reusable=held_by(other.inherits_from, bound),
                 goal=replace(other.spread, standing=self._standing(other, nodes)),
             )

@@ -43,6 +43,7 @@ def member(pod: Manifest, replica_group: Manifest) -> Member:
         ready=conditions.get("Ready", {}).get("status") == "True",
         deleting="deletionTimestamp" in metadata,
         restarts=int(container.get("restartCount", 0)),
+        down="terminated" in (container.get("state") or {}) or waiting.get("reason") == "CrashLoopBackOff",
         waiting_reason=waiting.get("reason", ""),
         waiting_message=waiting.get("message", ""),
         unschedulable=unschedulable,

@@ -95,12 +95,12 @@ def find_failure(group: Group, policy: GroupPolicy, now: float, around: Surround
         missing = f"{group.wanted_members - len(group.members)} of {group.wanted_members} pods are gone"
         return Failure("MemberMissing", missing, first_to_fail(group))
     for member in group.members:
-        if member.restarts and group.wanted_members > 1:
-            words = f"container of {member.name} restarted: {describe(member)}"
+        if member.ends and group.wanted_members > 1:
+            words = f"container of {member.name} ended: {describe(member)}"
             return Failure("MemberRestarted", words, first_to_fail(group))
         forgiven = group.accepted_restart
-        if forgiven and member.restarts > forgiven.restarts and now - forgiven.at < policy.recovery_window:
-            return Failure("RestartedAgain", f"container of {member.name} restarted again: {describe(member)}", member)
+        if forgiven and member.ends > forgiven.restarts and now - forgiven.at < policy.recovery_window:
+            return Failure("RestartedAgain", f"container of {member.name} ended again: {describe(member)}", member)
     return None
 
 
@@ -166,7 +166,7 @@ def lost_from_sight(group: Group, answer: Answer | None, now: float, around: Sur
 def newly_restarted(group: Group) -> Member | None:
     """The member of a one-pod group whose restart in place is still to be forgiven."""
     forgiven = group.accepted_restart.restarts if group.accepted_restart else 0
-    return next((member for member in group.members if member.restarts > forgiven), None)
+    return next((member for member in group.members if member.ends > forgiven), None)
 
 
 def describe(member: Member) -> str:
@@ -227,7 +227,7 @@ def first_to_fail(group: Group) -> Member | None:
     ended = [
         member
         for member in group.members
-        if member.last_termination is not None and (member.ended or member.restarts > forgiven)
+        if member.last_termination is not None and (member.ended or member.ends > forgiven)
     ]
     if ended:
         return min(ended, key=lambda member: (_ended_at(member), member.index))

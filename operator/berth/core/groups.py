@@ -157,10 +157,10 @@ def _committed(group: Group, answer: Answer | None, policy: GroupPolicy, now: fl
     judgement = _progress(group, answer, policy, now, around)
     if forgiven is None:
         return judgement
-    mark = Mark(group, {}, {labels.ACCEPTED_RESTART: f"{forgiven.restarts}@{timestamp(now)}"})
+    mark = Mark(group, {}, {labels.ACCEPTED_RESTART: f"{forgiven.ends}@{timestamp(now)}"})
     restart = Failure(IN_PLACE, f"container of {forgiven.name} restarted: {describe(forgiven)}", forgiven)
     seen = evidence(restart, answer, now)
-    return Judgement(State.WARMING, IN_PLACE, restart.message, (mark,), needs_answer=True, evidence=seen)
+    return Judgement(State.WARMING, IN_PLACE, restart.message, (*_cut(group), mark), needs_answer=True, evidence=seen)
 
 
 def _progress(group: Group, answer: Answer | None, policy: GroupPolicy, now: float, around: Surroundings) -> Judgement:
@@ -172,7 +172,7 @@ def _progress(group: Group, answer: Answer | None, policy: GroupPolicy, now: flo
     unbound = [member for member in group.members if member.node is None]
     if unbound:
         return _unbound(group, unbound, policy, now)
-    stopped = [member for member in group.members if member.phase != "Running"]
+    stopped = [member for member in group.members if member.phase != "Running" or member.down]
     leader = group.leader
     if stopped or leader is None or not leader.ready:
         return _not_ready(stopped[0] if stopped else leader)

@@ -47,6 +47,8 @@ class Member:
     ready: bool = False
     deleting: bool = False
     restarts: int = 0
+    down: bool = False
+    """Its container has ended and was not started again yet: that life counts as ended before `restarts` does so."""
     waiting_reason: str = ""
     waiting_message: str = ""
     unschedulable: str = ""
@@ -69,6 +71,11 @@ class Member:
     @property
     def leader(self) -> bool:
         return self.index == 0
+
+    @property
+    def ends(self) -> int:
+        """How many lives of its container have ended."""
+        return self.restarts + self.down
 
     @property
     def ended(self) -> bool:

@@ -298,6 +298,10 @@ class Simulation:
         for pod in self.pods.values():
             if pod["spec"].get("nodeName") in self.mute:
                 continue
+            if self._crashed(pod) and pod["spec"].get("nodeName") not in self.dead:
+                pod["status"]["containerStatuses"][0].pop("state")
+                pod["status"]["containerStatuses"][0]["restartCount"] += 1
+                pod["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
             if pod["spec"].get("nodeName") in self.dead:
                 pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
             elif "nodeName" not in pod["spec"] and "schedulingGates" not in pod["spec"]:
@@ -335,6 +339,13 @@ class Simulation:
             and (leader["metadata"]["uid"], leader["status"]["containerStatuses"][0]["restartCount"]) in self.tokens
         )
 
+    def crash(self, pod: Manifest) -> None:
+        """Its container ends, and the kubelet takes its time to start it again."""
+        status = pod["status"]["containerStatuses"][0]
+        status["lastState"] = {"terminated": {"exitCode": 137, "reason": "Error"}}
+        status["state"] = {"waiting": {"reason": "CrashLoopBackOff"}}
+        pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+
     def restart(self, pod: Manifest) -> None:
         """Its container ends and is started again."""
         status = pod["status"]["containerStatuses"][0]
@@ -361,6 +372,9 @@ class Simulation:
 
     def _uid(self) -> str:
         return str(next(self._uids))
+
+    def _crashed(self, pod: Manifest) -> bool:
+        return "state" in (pod["status"].get("containerStatuses") or [{}])[0]
 
     def _unreachable(self, pod: Manifest) -> bool:
         return self.deaf or pod["spec"].get("nodeName") in self.dead | self.gone

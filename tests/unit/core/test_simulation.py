@@ -59,6 +59,11 @@ def restart(simulation: Simulation, number: int) -> None:
         simulation.restart(pod)
 
 
+def crash(simulation: Simulation, number: int) -> None:
+    for pod in _pick(_bound(simulation), number):
+        simulation.crash(pod)
+
+
 def unready(simulation: Simulation, number: int) -> None:
     for pod in _pick(_bound(simulation), number):
         pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
@@ -198,6 +203,7 @@ EVENTS: list[Callable[[Simulation, int], None]] = [
     delete,
     fail,
     restart,
+    crash,
     unready,
     silence,
     speak,
@@ -237,7 +243,7 @@ def converge(simulation: Simulation, cordoned: int) -> None:
     simulation.nodes = dict.fromkeys(simulation.nodes, 8)
     simulation.stored["spec"]["pause"] = "None"
     for pod in _bound(simulation):
-        if pod["status"]["phase"] == "Running":
+        if pod["status"]["phase"] == "Running" and "state" not in pod["status"]["containerStatuses"][0]:
             pod["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
     idle = 0
     for _ in range(300):

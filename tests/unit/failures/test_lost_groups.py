@@ -13,7 +13,7 @@ from berth.core import actions as do
 from berth.core.failures import GroupPolicy, Surroundings
 from berth.core.groups import FORCE_AFTER_SECONDS, Judgement, State, judge
 from berth.core.nodes import NodeView, Taint
-from berth.core.observed import Answer, Contact, Group, Member, NodeFacts, Sickness
+from berth.core.observed import AcceptedRestart, Answer, Contact, Group, Member, NodeFacts, Sickness, Termination
 from berth.core.timestamps import precise
 
 NOW = 1_000_000.0
@@ -195,3 +195,43 @@ def test_pods_on_a_silent_node_are_removed_by_force_only_where_the_user_allows_i
         assert look(stuck, None, policy=allowed, **spared).actions == ()
     fresh = failed(replace(LEADER, serving=False, deleting=True, deleted_at=NOW - 1))
     assert look(fresh, None, contact=Contact.SILENT, ready=False, policy=allowed).actions == ()
+
+
+CRASHED = Termination(exit_code=137, reason="Error", finished_at=NOW - 1)
+FORGIVEN = AcceptedRestart(1, NOW - 60)
+
+
+def down(**changes: Any) -> Member:
+    """Its container has ended, and the kubelet waits before it starts it again."""
+    waiting = {"down": True, "ready": False, "waiting_reason": "CrashLoopBackOff", "last_termination": CRASHED}
+    return replace(LEADER, **{**waiting, **changes})
+
+
+def test_a_container_that_ended_is_forgiven_when_it_ends_and_not_when_it_is_back() -> None:
+    judgement = look(group(down()))
+    assert judgement.reason == "RestartedInPlace"
+    assert cuts(judgement)
+    (mark,) = [order for order in judgement.actions if isinstance(order, do.Mark)]
+    assert mark.annotations[labels.ACCEPTED_RESTART].startswith("1@")
+    waiting = group(down(serving=False), accepted_restart=FORGIVEN)
+    assert look(waiting).state is State.STARTING
+    back = group(replace(LEADER, restarts=1, serving=False, last_termination=CRASHED), accepted_restart=FORGIVEN)
+    assert look(back).reason == "NoTokenYet"
+
+
+def test_the_next_end_is_a_failure_before_the_kubelets_back_off_is_over() -> None:
+    again = group(down(restarts=1, token_restarts=1), accepted_restart=FORGIVEN)
+    assert look(again).reason == "RestartedAgain"
+
+
+def test_a_group_of_several_pods_is_lost_when_a_container_ends() -> None:
+    worker = replace(LEADER, name="llama-g0-1-1", uid="uid-1", index=1, serving=False, down=True)
+    judgement = look(group(LEADER, replace(worker, last_termination=CRASHED)))
+    assert judgement.reason == "MemberRestarted"
+    assert judgement.evidence is not None
+    assert judgement.evidence["member"] == 1
+
+
+def test_a_container_that_is_down_gets_no_requests_although_the_pod_still_says_ready() -> None:
+    stale = group(down(ready=True, serving=False), accepted_restart=FORGIVEN)
+    assert look(stale).actions == ()
