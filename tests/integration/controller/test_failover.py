@@ -64,6 +64,7 @@ async def test_traffic_goes_then_evidence_comes_then_the_pod_is_deleted(site: Si
     assert recorded["evidence"] == {
         "cause": "MemberFailed",
         "message": f"pod {pod} ended: OOMKilled, exit code 137, last words",
+        "occurredAt": recorded["evidence"]["occurredAt"],
         "observedAt": recorded["evidence"]["observedAt"],
         "member": 0,
         "restartCount": 0,
