@@ -107,7 +107,7 @@ def _stub(namespace: str, image: str, files: dict[str, str]) -> list[Manifest]:
     service = {"name": "metrics", "namespace": namespace, "port": 443}
     api = {"group": "custom.metrics.k8s.io", "version": "v1beta2", "insecureSkipTLSVerify": True, "service": service}
     labelled = {**own, "labels": {"app": "metrics"}}
-    ports = {"selector": {"app": "metrics"}, "ports": [{"port": 443, "targetPort": 6443}]}
+    routing = {"selector": {"app": "metrics"}, "ports": [{"port": 443, "targetPort": 6443}]}
     return [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": own, "data": files},
         {"apiVersion": "v1", "kind": "Pod", "metadata": labelled, "spec": pod},
@@ -115,7 +115,7 @@ def _stub(namespace: str, image: str, files: dict[str, str]) -> list[Manifest]:
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": own,
-            "spec": {"selector": {"app": "metrics"}, "ports": ports},
+            "spec": routing,
         },
         {
             "apiVersion": "apiregistration.k8s.io/v1",

@@ -24,6 +24,9 @@ class Handler(BaseHTTPRequestHandler):
             with SELECTORS.open("a") as file:
                 file.write(parse_qs(url.query).get("labelSelector", [""])[0] + "\n")
             answer = metrics(url.path.split("/namespaces/")[1].split("/")[0])
+        elif url.path != f"/apis/{GROUP}":
+            self.send_error(404)
+            return
         else:
             resource = {"name": f"pods/{METRIC}", "namespaced": True, "kind": "MetricValueList", "verbs": ["get"]}
             answer = {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": GROUP, "resources": [resource]}
