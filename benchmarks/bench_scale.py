@@ -221,7 +221,7 @@ async def _run(cluster: Cluster, operator: Operator, deployments: int, nodes: Se
     await asyncio.sleep(IDLE_SECONDS)
     idle = Page(await operator.page())
 
-    lost, memory = list(nodes[::4]), operator.memory_mib()
+    lost, memory = list(nodes[3::4]), operator.memory_mib()
     hit = await _lose(cluster, operator, lost)
     fault = time.monotonic()
     await _all_elsewhere(cluster, deployments, set(lost))
