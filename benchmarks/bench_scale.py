@@ -17,7 +17,6 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from berth.local.controlplane import ControlPlane
 from berth.local.kwok import Kwok, gpu_node
+from berth.local.processes import ChildProcess
 from tests.support.berth import free_port
 from tests.support.cluster import Cluster, eventually
 
@@ -128,8 +128,14 @@ class Operator:
             "BERTH_LISTEN": self._address,
         }
         command = [sys.executable, "-m", "benchmarks.stubbed_operator", str(self.silent)]
-        with (folder / "operator.log").open("w") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **settings})
+        self.process = ChildProcess(
+            "berth",
+            command,
+            directory=Path.cwd(),
+            log=folder / "operator.log",
+            environment={**os.environ, **settings},
+        )
+        self.process.start()
 
     async def page(self, path: str = "/metrics") -> str:
         async with aiohttp.ClientSession() as session, session.get(f"http://{self._address}{path}") as answer:
@@ -150,10 +156,6 @@ class Operator:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(timeout=60)
-
 
 async def measure(deployments: int) -> Figures:
     with tempfile.TemporaryDirectory() as place:
@@ -170,7 +172,7 @@ async def measure(deployments: int) -> Figures:
                     return await _run(cluster, operator, deployments, nodes)
             finally:
                 if operator:
-                    operator.stop()
+                    await operator.process.stop()
                 await kwok.stop()
 
 
