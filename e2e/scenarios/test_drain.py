@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from e2e.site import Site
 from e2e.support.deployments import Deployment, node_of, uid
 from e2e.support.traffic import traffic
 
 
+@pytest.mark.ci
 def test_drain(site: Site, served: Deployment) -> None:
     victim, other = served.leaders()
     with traffic(site.cluster, served.address) as client:

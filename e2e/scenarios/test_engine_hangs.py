@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from e2e.cluster.shell import wait
 from e2e.site import Site
 from e2e.support import faults
@@ -10,6 +12,7 @@ from e2e.support.faults import Fault
 from e2e.support.traffic import traffic
 
 
+@pytest.mark.ci
 def test_engine_hangs(site: Site, served: Deployment) -> None:
     kubectl = site.cluster.kubectl
     victim, other = served.leaders()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from e2e.cluster.shell import wait
 from e2e.site import Site
 from e2e.support import faults
@@ -12,6 +14,7 @@ from e2e.support.traffic import traffic
 AFTERMATH = 20.0
 
 
+@pytest.mark.ci
 def test_container_killed(site: Site, served: Deployment) -> None:
     victim, other = served.leaders()
     with traffic(site.cluster, served.address) as client:
