@@ -25,6 +25,7 @@ POD_NETWORK: Final = "10.244.0.0/16"
 SERVICE_NETWORK: Final = "10.96.0.0/16"
 PACKAGES: Final = ("docker.io", "containerd", "runc", "iptables", "iproute2", "procps", "kmod")
 RUNTIME: Final = "without-sys-resource"
+_RUN: Final = Path("/run/berth-e2e-docker")
 _CAP_SYS_RESOURCE: Final = 24
 _SYSCTLS: Final = {
     "net/ipv4/ip_forward": 1,
@@ -60,7 +61,7 @@ def ensure() -> Engine:
     guard()
     if not succeeds("docker", "network", "inspect", "kind"):
         run("docker", "network", "create", "--driver=bridge", "--subnet=172.18.0.0/16", "--gateway=172.18.0.1", "kind")
-    return Engine(str(facts["ServerVersion"]), _pid_file().is_file())
+    return Engine(str(facts["ServerVersion"]), _own_pid() is not None)
 
 
 def guard() -> None:
@@ -73,13 +74,10 @@ def stop() -> bool:
     """Stops the engine that `ensure` started, and takes the guard away; True if there was one."""
     for network in (POD_NETWORK, SERVICE_NETWORK):
         succeeds("ip", "route", "del", "unreachable", network, "metric", "9999")
-    try:
-        pid = int(_pid_file().read_text())
-        if "dockerd" not in Path(f"/proc/{pid}/cmdline").read_text():
-            return False
-        os.kill(pid, signal.SIGTERM)
-    except (OSError, ValueError):
+    pid = _own_pid()
+    if pid is None:
         return False
+    os.kill(pid, signal.SIGTERM)
     wait("the engine ends", lambda: not Path(f"/proc/{pid}").exists(), timeout=60)
     return True
 
@@ -91,6 +89,9 @@ def _start() -> None:
         _install()
     home = cache() / "docker"
     home.mkdir(exist_ok=True)
+    if _own_pid() is None:  # one that was killed leaves files that keep the next from starting
+        _pid_file().unlink(missing_ok=True)
+        shutil.rmtree(_RUN, ignore_errors=True)
     runtime: list[str] = []
     if _lacks_sys_resource():
         wrapper = Path(__file__).with_name("runc_without_sys_resource")
@@ -101,7 +102,7 @@ def _start() -> None:
             [
                 "dockerd",
                 f"--data-root={home / 'data'}",
-                "--exec-root=/run/berth-e2e-docker",
+                f"--exec-root={_RUN}",
                 f"--pidfile={_pid_file()}",
                 "--bip=172.17.0.1/16",
                 "--ip6tables=false",
@@ -152,6 +153,15 @@ def _lacks_sys_resource() -> bool:
 def _raise(setting: Path, least: int) -> None:
     if int(setting.read_text()) < least:
         setting.write_text(str(least))
+
+
+def _own_pid() -> int | None:
+    """Of the engine that was started here, if it lives."""
+    try:
+        pid = int(_pid_file().read_text())
+        return pid if "dockerd" in Path(f"/proc/{pid}/cmdline").read_text() else None
+    except (OSError, ValueError):
+        return None
 
 
 def _pid_file() -> Path:
