@@ -28,7 +28,7 @@ from berth.controller.reconcile import Reconciler
 from berth.controller.world import Key, World, pool_key
 from berth.core.budgets import NamespaceCaps
 from berth.core.disruption import Notices
-from berth.core.plan import Defaults
+from berth.core.wanted import Defaults
 from berth.errors import BerthError, Transient
 from berth.handlers import watch_deployments
 from berth.kube import auth, clock

@@ -38,6 +38,7 @@ LIFECYCLE: Final = f"{GROUP}/lifecycle"
 """On ReplicaGroups; the part of their state that must survive a wiped status: see LIFECYCLES."""
 MOVE_ID: Final = f"{GROUP}/move-id"
 ROLE: Final = f"{GROUP}/role"
+"""Part of a ReplicaGroup in the move MOVE_ID: see ROLES. Both are taken away when the move has ended."""
 SIMULATED_KUBELET: Final = f"{GROUP}/simulated-kubelet"
 """On nodes without a kubelet: "running" while kwok stands in for one."""
 
@@ -54,6 +55,16 @@ FAILED: Final = "failed"
 """Lost; kept as evidence for recovery.window."""
 LIFECYCLES: Final = (RESERVED, COMMITTED, RETIRING, FAILED)
 
+INCOMING: Final = "incoming"
+"""Of the new placement, without requests until all of them are proven."""
+INCUMBENT: Final = "incumbent"
+"""Of the new placement, with requests."""
+OUTGOING: Final = "outgoing"
+"""Of the old placement, without requests, kept until the verdict."""
+RETURNING: Final = "returning"
+"""Of the new placement, given up again after the verdict."""
+ROLES: Final = (INCOMING, INCUMBENT, OUTGOING, RETURNING)
+
 # --- annotations ------------------------------------------------------------------------------------------------------
 REQUEST: Final = f"{GROUP}/request"
 """What a person asks for once: `failover g1`, `move ...`, `rollback`."""
@@ -68,6 +79,13 @@ IMAGE: Final = f"{GROUP}/image"
 """On ReplicaGroups: the engine image resolved for this revision."""
 CONFIG_MAP: Final = f"{GROUP}/config-map"
 """On ReplicaGroups: the immutable ConfigMap this incarnation runs, so that an operator upgrade cannot swap it."""
+
+MOVE: Final = f"{GROUP}/move"
+"""On ReplicaGroups made for a move: its record, as JSON."""
+FLIPPED_AT: Final = f"{GROUP}/flipped-at"
+"""On the same: when they were given requests."""
+MOVE_RESULT: Final = f"{GROUP}/move-result"
+"""On the same, once the move is taken back: `<result>: <words>`."""
 
 # --- scheduling -------------------------------------------------------------------------------------------------------
 SCHEDULING_GATE: Final = f"{GROUP}/all-members-present"

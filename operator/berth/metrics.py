@@ -97,6 +97,16 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._moves = Counter(
+            "berth_moves",
+            "Moves that ended; cause is Objectives, Cost or Requested, result Completed, RolledBack or Abandoned.",
+            ["cause", "result"],
+            registry=self.registry,
+        )
+
+    def move_ended(self, cause: str, result: str) -> None:
+        self._moves.labels(cause, result).inc()
+
     def group_failed(self, reason: str) -> None:
         self._failures.labels(reason).inc()
 

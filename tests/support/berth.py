@@ -35,6 +35,7 @@ class ScriptedLeaders:
     """Addresses whose engine has work and makes no progress; "*" is everybody."""
     in_flight_by_address: dict[str, int] = field(default_factory=dict)
     drained: list[str] = field(default_factory=list)
+    draining: set[str] = field(default_factory=set)
     asked: int = 0
     looked: int = 0
 
@@ -49,14 +50,21 @@ class ScriptedLeaders:
         self.looked += 1
         frozen = address in self.frozen or "*" in self.frozen
         in_flight = self.in_flight_by_address.get(address, int(frozen))
-        return Progress(in_flight, steps=1 if frozen else self.looked, tokens=1 if frozen else self.looked)
+        done = 1 if frozen else self.looked
+        return Progress(in_flight, steps=done, tokens=done, draining=address in self.draining)
 
     def _reach(self, address: str) -> None:
         if address in self.unreachable or "*" in self.unreachable:
             raise Transient(f"{address} cannot be reached in this test")
 
     async def drain(self, address: str) -> None:
+        self._reach(address)
         self.drained.append(address)
+        self.draining.add(address)
+
+    async def resume(self, address: str) -> None:
+        self._reach(address)
+        self.draining.discard(address)
 
 
 EDGES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)

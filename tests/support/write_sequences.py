@@ -141,6 +141,73 @@ async def _cordon_its_node(site: Site, pool: str) -> None:
     await site.cluster.patch("nodes", pod["spec"]["nodeName"], None, {"spec": {"unschedulable": True}})
 
 
+async def _placed_by_berth(site: Site, pool: str) -> None:
+    """On the cheaper of two pools."""
+    dear = await site.pool("A100-SXM-40", nodes=1, pricePerGPUHour="99")
+    deployment = site.deployment(pool, groups=1)
+    deployment["spec"] |= {
+        "traffic": {
+            "requestsPerSecond": "1",
+            "inputTokens": {"mean": 600, "p95": 2000, "max": 8000},
+            "outputTokens": {"mean": 200, "p95": 500, "maxRequested": 1024},
+        },
+        "objectives": {"timeToFirstToken": {"p95": "1s"}, "timePerOutputToken": {"p95": "50ms"}},
+        "placement": {"mode": "Auto", "pools": [pool, dear]},
+        "scaling": {"min": 1, "max": 1},
+    }
+    await site.cluster.create(deployment)
+    await site.settled(timeout=90)
+
+
+async def _moved(site: Site, pool: str) -> None:
+    await _placed_by_berth(site, pool)
+    await _move(site, pool)
+    await _judging(site, pool)
+
+
+async def _move(site: Site, pool: str) -> None:
+    dear = next(
+        name
+        for each in await site.cluster.list("gpupools")
+        if site.tag in (name := each["metadata"]["name"]) and name != pool
+    )
+    await _ask(site, f"move {dear} bf16 tp1 x1")
+
+
+async def _take_back(site: Site, pool: str) -> None:
+    await _ask(site, "rollback")
+
+
+async def _ask(site: Site, request: str) -> None:
+    await site.patch({"metadata": {"annotations": {"berth.dev/request": request}}})
+
+
+async def _judging(site: Site, pool: str) -> None:
+    """The new group alone gets requests, and the old one is kept."""
+
+    async def flipped() -> bool:
+        status = (await site.get()).get("status", {})
+        assert (status.get("moves") or {}).get("current", {}).get("phase") == "Judging", status
+        states = sorted(each["status"]["state"] for each in await site.groups())
+        assert states == ["Draining", "Serving"], states
+        return True
+
+    await eventually(flipped, timeout=120)
+
+
+async def _back(site: Site, pool: str) -> None:
+    async def only_the_old_one() -> bool:
+        status = (await site.get()).get("status", {})
+        assert "current" not in (status.get("moves") or {}), status
+        pools = [each["spec"]["allocation"]["pool"] for each in await site.groups()]
+        assert pools == [pool], pools
+        assert all("berth.dev/role" not in each["metadata"]["labels"] for each in await site.groups())
+        return True
+
+    await eventually(only_the_old_one, timeout=120)
+    await site.settled(timeout=120)
+
+
 async def _settled(site: Site, pool: str) -> None:
     await site.settled(timeout=120)
 
@@ -180,4 +247,6 @@ _register("leave-a-node", _one_group, _cordon_its_node, _replaced)
 _register("restart-in-place", _one_group, _restart_a_container, _restarted)
 _register("gpu-sick", _one_group, _report_a_sick_gpu, _replaced)
 _register("node-silent", _two_full_nodes, _lose_a_node, _replaced_elsewhere)
+_register("move", _placed_by_berth, _move, _judging)
+_register("take-back", _moved, _take_back, _back)
 _register("delete", _one_group, _delete, _gone)

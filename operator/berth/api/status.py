@@ -238,6 +238,19 @@ class LastFailover(Failover):
     """What happened."""
 
 
+class RequestStatus(Model):
+    """What came of the last request by annotation berth.dev/request."""
+
+    text: Words | None = None
+    """The request."""
+    result: Name | None = None
+    """Done, Refused or Waiting."""
+    message: Words | None = None
+    """What came of it, or why not."""
+    at: Time | None = None
+    """Since when it stands so."""
+
+
 class AvailabilityStatus(Model):
     """Predicted availability."""
 
@@ -325,6 +338,8 @@ class LLMDeploymentStatus(Model):
     """Moves under way and past."""
     last_failover: LastFailover | None = None
     """The last group that failed."""
+    request: RequestStatus | None = None
+    """The last request by annotation berth.dev/request."""
     availability: AvailabilityStatus | None = None
     """Predicted availability."""
     spread: SpreadStatus | None = None

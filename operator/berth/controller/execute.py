@@ -91,7 +91,9 @@ class Executor:
             case do.Ungate(member):
                 await self._patch_pod(namespace, member, {"spec": {"schedulingGates": None}})
             case do.Drain(member):
-                await self._drain(member)
+                await self._tell(member, self._prober.drain)
+            case do.Resume(member):
+                await self._tell(member, self._prober.resume)
             case do.DeleteMember(member, grace):
                 await self._delete(POD, namespace, member.name, member.uid, grace)
             case do.DeleteGroup(group):
@@ -138,7 +140,9 @@ class Executor:
                 uid = found["metadata"]["uid"]
                 await self._client.merge_patch(kind, metadata["namespace"], metadata["name"], change, uid=uid)
 
-    async def _mark(self, group: Group, new_labels: Mapping[str, str], annotations: Mapping[str, str]) -> None:
+    async def _mark(
+        self, group: Group, new_labels: Mapping[str, str | None], annotations: Mapping[str, str | None]
+    ) -> None:
         patch = {"metadata": {"labels": dict(new_labels), "annotations": dict(annotations)}}
         namespace = group.manifest["metadata"]["namespace"]
         await _if_there(self._client.merge_patch(REPLICA_GROUP, namespace, group.name, patch, uid=group.uid))
@@ -181,14 +185,14 @@ class Executor:
     async def _patch_pod(self, namespace: str, member: Member, patch: Object) -> None:
         await _if_there(self._client.merge_patch(POD, namespace, member.name, patch, uid=member.uid))
 
-    async def _drain(self, member: Member) -> None:
-        """A leader that cannot be told will be ended by its drain time-out instead."""
+    async def _tell(self, member: Member, order: Callable[[str], Awaitable[None]]) -> None:
+        """A leader that cannot be told is told again at the next look, or ended by its drain time-out."""
         if member.ip is None:
             return
         try:
-            await self._prober.drain(member.ip)
+            await order(member.ip)
         except Transient as error:
-            _log.info("drain of %s: %s", member.name, error)
+            _log.info("%s: %s", member.name, error)
 
     async def _delete(self, kind: Kind, namespace: str, name: str, uid: str, grace: int | None) -> None:
         await _if_there(self._client.delete(kind, namespace, name, uid=uid, grace_seconds=grace))

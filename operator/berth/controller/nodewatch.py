@@ -22,11 +22,11 @@ from berth.core.failures import NODE_FAILURES
 from berth.core.faults import DeviceUse, FaultRules, device_use, sick_pods
 from berth.core.nodes import NodeView, node_view
 from berth.core.observed import Contact, NodeFacts, Sickness
-from berth.core.plan import readable_pools
 from berth.core.pools import nodes_of
 from berth.core.sightings import Freezer, Lasting, LeaseWatch, evacuations_frozen
 from berth.core.timestamps import timestamp, unix_seconds
 from berth.core.usage import pod_usage
+from berth.core.wanted import readable_pools
 from berth.errors import BerthError
 from berth.kube.client import KubeClient
 from berth.kube.errors import Forbidden

@@ -16,15 +16,18 @@ from typing import Final
 
 from berth.api.gpupool import GPUPool
 from berth.controller.arbiter import Arbiter
+from berth.core.moves.asked import move_asked_for
+from berth.core.moves.decision import Move
 from berth.core.observed import Snapshot
 from berth.core.placement.decide import Decision, decide, kept
 from berth.core.placement.evaluate import Memory
 from berth.core.placement.question import question
 from berth.core.placement.supply import Supply, supply_of
-from berth.core.plan import readable_pools
 from berth.core.pools import PoolState
+from berth.core.requests import Request
 from berth.core.steering.steer import steer
 from berth.core.steering.told import Kept, situation_of, steered
+from berth.core.wanted import readable_pools
 from berth.errors import InvalidSpec
 
 _Name = tuple[str, str]
@@ -108,6 +111,12 @@ class Planner:
     async def _supplies(self, snapshot: Snapshot) -> Mapping[str, Supply]:
         pools = readable_pools(snapshot.pools)
         return {name: await self._supply(pool, snapshot) for name, pool in pools.items()}
+
+    async def move_asked_for(self, snapshot: Snapshot, asked: Request) -> Move:
+        """The move that a person asks for. Raises InvalidSpec."""
+        supplies = await self._supplies(snapshot)
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(move_asked_for, snapshot, asked, supplies.values(), self._memory)
 
     async def _supply(self, pool: GPUPool, snapshot: Snapshot) -> Supply:
         """The pool as it stands, without what the deployment's own groups take: they would make room for others."""

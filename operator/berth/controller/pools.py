@@ -11,8 +11,8 @@ from berth.controller.arbiter import Arbiter
 from berth.controller.nodewatch import NodeWatch
 from berth.controller.world import Key, World
 from berth.core.conditions import Condition, frozen_condition, merge
-from berth.core.plan import readable_pools
 from berth.core.pools import PoolState, nodes_of, pool_status
+from berth.core.wanted import readable_pools
 from berth.errors import InvalidSpec
 from berth.kube.client import KubeClient
 from berth.kube.errors import NotFound

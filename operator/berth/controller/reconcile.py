@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from berth import labels, logs
+from berth.api.common import seconds
 from berth.api.llmdeployment import LLMDeployment
 from berth.controller.arbiter import Arbiter, Claim
 from berth.controller.execute import Executor
@@ -24,12 +25,16 @@ from berth.core.announce import Announcement, announcements
 from berth.core.conditions import ACCEPTED, PLACED, READY, STALLED, Condition, merge
 from berth.core.failures import IN_PLACE
 from berth.core.groups import State
+from berth.core.moves.decision import Move
 from berth.core.observed import Shortage, Snapshot
-from berth.core.plan import Defaults, Plan, Wanted, make_plan
+from berth.core.placement.decide import Decision
+from berth.core.plan import Plan, make_plan
 from berth.core.render import DeploymentRef, demand, render_replica_group
+from berth.core.requests import Reply, Wish, pending, reply_to_move
 from berth.core.spread import SpreadGoal
 from berth.core.status import Outcome, build_status
 from berth.core.timestamps import unix_seconds
+from berth.core.wanted import Defaults, Wanted
 from berth.errors import BerthError, InvalidSpec, Transient
 from berth.kube.client import KubeClient
 from berth.kube.errors import NotFound
@@ -140,10 +145,16 @@ class Reconciler:
 
     async def _pass(self, key: Key, snapshot: Snapshot, memory: _Memory) -> float | None:
         decision = await self._planner.decide(snapshot)
-        plan = make_plan(snapshot, self._defaults, needed_groups, decision)
+        wish = await self._wish(snapshot, decision)
+        plan = make_plan(snapshot, self._defaults, needed_groups, decision, wish)
         outcome = await self._executor.run(
             key.namespace, plan.actions, lambda order: self._claim(key, snapshot, plan, order)
         )
+        if wish.request is not None and wish.move is not None:
+            begun = frozenset({plan.move.course.id}) if plan.move and plan.move.convoy else frozenset()
+            shortage = next((each.message for each in outcome.shortages.values()), "")
+            deadline = seconds(snapshot.deployment.spec.update.deadline)
+            plan = replace(plan, reply=reply_to_move(wish, snapshot, begun, shortage, deadline))
         memory.learn(outcome, snapshot.now)
         self._measure(plan)
         self._arbiter.forget(key, frozenset(outcome.shortages))
@@ -154,12 +165,25 @@ class Reconciler:
             raise Transient(f"{key}: {outcome.refusals[0]}")
         return self._next(plan, outcome)
 
+    async def _wish(self, snapshot: Snapshot, decision: Decision | None) -> Wish:
+        """What a person asks for now, else what measurements do, as far as that is known before the plan."""
+        try:
+            request = pending(snapshot)
+            if request is None:
+                verdict = decision.steering.verdict if decision is not None and decision.steering else None
+                return Wish(move=verdict if isinstance(verdict, Move) else None)
+            if request.verb != "move":
+                return Wish(request)
+            return Wish(request, await self._planner.move_asked_for(snapshot, request))
+        except InvalidSpec as error:
+            return Wish(reply=Reply("Refused", str(error)))
+
     def _measure(self, plan: Plan) -> None:
         """What this pass wrote about failures, for the metrics."""
         for order in plan.actions:
             match order:
                 case do.Mark(_, _, annotations) if labels.FAILURE_REASON in annotations:
-                    self._metrics.group_failed(annotations[labels.FAILURE_REASON])
+                    self._metrics.group_failed(annotations[labels.FAILURE_REASON] or "")
                 case do.Mark(_, _, annotations) if labels.ACCEPTED_RESTART in annotations:
                     self._metrics.group_failed(IN_PLACE)
                 case do.Record(group, status):
@@ -181,7 +205,8 @@ class Reconciler:
         return min(delays)
 
     def _claim(self, key: Key, snapshot: Snapshot, plan: Plan, order: do.Reserve) -> Claim:
-        wanted = plan.wanted
+        move = plan.move if order.incoming else None
+        wanted = move.incoming if move is not None else plan.wanted
         assert wanted is not None, "groups are only reserved for a resolved placement"
         deployment = snapshot.deployment
         reference = DeploymentRef.of(deployment)
@@ -202,7 +227,12 @@ class Reconciler:
             why_not=self._pools.state(wanted.pool).why_not_usable,
             own_check=wanted.pool.spec.provisioning == "Static" and scheduler in (None, "default-scheduler"),
             make=lambda nodes: render_replica_group(
-                wanted.template, reference, order.group, order.incarnation, planned_nodes=nodes
+                wanted.template,
+                reference,
+                order.group,
+                order.incarnation,
+                planned_nodes=nodes,
+                move=(move.course.id, move.course.dump()) if move is not None else None,
             ),
             urgent=order.reason in ("Replace", "Move"),
             waited=_waited(snapshot),
@@ -222,6 +252,8 @@ class Reconciler:
         if status == stored:
             return
         await self._apply_status(dict(snapshot.raw), status)
+        if plan.move_step is not None and plan.move_step.ended is not None:
+            self._metrics.move_ended(plan.move_step.ended.course.cause, plan.move_step.ended.result)
         judged = [(group, plan.judgements[group.name]) for group in snapshot.groups]
         for news in announcements(stored, status, judged):
             self._announce(snapshot.raw, news)

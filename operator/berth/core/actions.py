@@ -35,15 +35,17 @@ class Reserve:
     group: int
     incarnation: int
     reason: str
+    incoming: bool = False
+    """For the placement that a move goes to, not for the one in force."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Write labels and annotations of a ReplicaGroup: the part of its state that survives a wiped status."""
+    """Write labels and annotations of a ReplicaGroup, None to take one away: what survives a wiped status."""
 
     group: Group
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
+    labels: Mapping[str, str | None]
+    annotations: Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,13 @@ class Drain:
 
 
 @dataclass(frozen=True)
+class Resume:
+    """Let a leader that drains take requests again."""
+
+    member: Member
+
+
+@dataclass(frozen=True)
 class DeleteMember:
     """Delete one pod; `grace_seconds` None means the pod's own."""
 
@@ -116,6 +125,7 @@ Action = (
     | Restore
     | Ungate
     | Drain
+    | Resume
     | DeleteMember
     | DeleteGroup
     | DeleteConfigMap

@@ -45,6 +45,8 @@ def announcements(
     return [
         *_of_placement(before, after),
         *_of_groups(judged),
+        *_of_moves(before, after),
+        *_of_requests(before, after),
         *_of_conditions(before, after),
         *_of_disruption(before, after),
         *_of_spread(before, after),
@@ -58,6 +60,28 @@ def _of_placement(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterab
     if "specHash" in placement and placement["allocations"] != known:
         layout = ", ".join(map(describe, placement["allocations"]))
         yield Announcement("PlacementDecided", "Plan", f"{layout}: {placement.get('reason', '')}")
+
+
+def _of_moves(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[Announcement]:
+    """Each phase of a move, and its end."""
+    old, new = before.get("moves") or {}, after.get("moves") or {}
+    was, now = old.get("current") or {}, new.get("current") or {}
+    if now and (now["id"], now["phase"]) != (was.get("id"), was.get("phase")):
+        where = f"{describe(now['from'][0])} -> {describe(now['to'][0])}"
+        yield Announcement("MovePhase", "Move", f"{now['phase']}: {where} (move {now['id']})")
+    known = {each.get("id") for each in old.get("recent") or ()}
+    for ended in new.get("recent") or ():
+        if ended["id"] not in known:
+            good = ended["result"] == "Completed"
+            words = f"move {ended['id']}: {ended.get('reason', '')}"
+            yield Announcement(f"Move{ended['result']}", "Move", words, warning=not good)
+
+
+def _of_requests(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[Announcement]:
+    old, new = before.get("request") or {}, after.get("request") or {}
+    if new and (new["text"], new["result"]) != (old.get("text"), old.get("result")):
+        words = f"{new['text']}: {new['message']}"
+        yield Announcement(f"Request{new['result']}", "Request", words, warning=new["result"] == "Refused")
 
 
 def _of_groups(judged: Iterable[tuple[Group, Judgement]]) -> Iterable[Announcement]:

@@ -77,6 +77,7 @@ REASONS: Final[Mapping[str, str]] = {
     "AllGroupsServe": "Every wanted group serves.",
     "GroupsStarting": "Groups are on their way to serving.",
     "GroupsMissing": "Wanted groups do not exist yet.",
+    "Moving": "The deployment moves to another placement; status.moves.current says how far it is.",
     "Updating": "Groups of an older template are being replaced.",
     "Replacing": "A lost group is being replaced.",
     "Draining": "Groups that are no longer wanted finish their requests.",

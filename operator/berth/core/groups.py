@@ -27,6 +27,7 @@ from berth.core.actions import (
     DeleteMember,
     Drain,
     Mark,
+    Resume,
     SetServing,
     Ungate,
 )
@@ -56,6 +57,8 @@ FORCE_AFTER_SECONDS = 30.0
 """How long after its time a pod on a silent node is given before it is removed by force, where the user allows that."""
 UNREACHABLE = "Unreachable"
 """Cut off on suspicion; it gets requests again as soon as it answers."""
+AWAITING_FLIP = "AwaitingFlip"
+"""Proven, and without requests until its whole move is."""
 BIND_TIMEOUT_SECONDS = 60.0
 """A member pinned to a planned node that is still unbound after this lost a race: everything is released."""
 
@@ -154,7 +157,8 @@ def _committed(group: Group, answer: Answer | None, policy: GroupPolicy, now: fl
     if failure is not None:
         return fail(group, failure, answer, now)
     forgiven = newly_restarted(group)
-    judgement = _progress(group, answer, policy, now, around)
+    kept = group.role == labels.OUTGOING
+    judgement = _kept(group, answer) if kept else _progress(group, answer, policy, now, around)
     if forgiven is None:
         return judgement
     mark = Mark(group, {}, {labels.ACCEPTED_RESTART: f"{forgiven.ends}@{timestamp(now)}"})
@@ -174,17 +178,34 @@ def _progress(group: Group, answer: Answer | None, policy: GroupPolicy, now: flo
         return _unbound(group, unbound, policy, now)
     stopped = [member for member in group.members if member.phase != "Running" or member.down]
     leader = group.leader
+    if leader is not None and _drains(leader, answer):
+        message = f"{leader.name} is told to take requests again"
+        return Judgement(State.WARMING, "Resuming", message, (Resume(leader),))
     if stopped or leader is None or not leader.ready:
         return _not_ready(stopped[0] if stopped else leader)
     proven = leader.token_restarts == leader.restarts
     if not proven and not _answered(leader, answer):
         message = answer.message if answer and answer.message else f"waiting for a token from {leader.name}"
         return Judgement(State.WARMING, "NoTokenYet", message, needs_answer=True)
+    if group.role in (labels.INCOMING, labels.RETURNING) and not leader.serving:
+        return Judgement(State.WARMING, AWAITING_FLIP, "answers with tokens; gets requests with the others of its move")
     doubt = suspicion(group, answer, around)
     if doubt and around.others_serve:
         return Judgement(State.WARMING, UNREACHABLE, doubt, _cut(group))
     flip = () if leader.serving and proven else (SetServing(leader, True),)
     return Judgement(State.SERVING, "Serving", "answers with tokens", flip)
+
+
+def _kept(group: Group, answer: Answer | None) -> Judgement:
+    """An old group that a move has left, whole and without requests: until the verdict it can have them back."""
+    leader = group.leader
+    told = (Drain(leader),) if leader is not None and not _drains(leader, answer) else ()
+    message = "gets no requests; kept until its move is judged"
+    return Judgement(State.DRAINING, "AwaitingVerdict", message, (*_cut(group), *told))
+
+
+def _drains(leader: Member, answer: Answer | None) -> bool:
+    return answer is not None and (answer.uid, answer.restarts) == (leader.uid, leader.restarts) and answer.draining
 
 
 def _unbound(group: Group, unbound: Sequence[Member], policy: GroupPolicy, now: float) -> Judgement:

@@ -112,6 +112,16 @@ class Group:
     failure_reason: str = ""
     retired_at: float | None = None
     accepted_restart: AcceptedRestart | None = None
+    move_id: str = ""
+    """The move it takes part in."""
+    role: str = ""
+    """Its part: one of labels.ROLES."""
+    move_record: str = ""
+    """The record of the move, on groups made for it."""
+    flipped_at: float | None = None
+    """Since when it has requests in place of others (Unix seconds)."""
+    move_result: str = ""
+    """How the move ends, once it is taken back."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """The ReplicaGroup's status as it was read back."""
     members: tuple[Member, ...] = ()
@@ -168,6 +178,8 @@ class Answer:
     """Attempts in a row that did not reach it."""
     frozen_for: float = 0.0
     """Seconds for which it was seen with work outstanding and without progress."""
+    draining: bool = False
+    """It takes no new requests, as far as it said last."""
     canary_missed: bool = False
     """A token was asked for while it was frozen, and none came."""
 

@@ -8,62 +8,43 @@ disruption budget, configuration), then groups, then what is left over.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from berth import labels
 from berth.api.common import seconds
-from berth.api.gpupool import GPUPool, parse_gpupool
 from berth.api.llmdeployment import LLMDeployment
-from berth.api.placement import Allocation
 from berth.core import groups as group_life
-from berth.core.accept import accept, backend_of, check_allocation, resolve_model, usable_pool, wanted_groups
 from berth.core.actions import Action, DeleteConfigMap, Ensure, Mark, Record, Reserve, Restore, SetServing
-from berth.core.disruption import NOTICES, Notices, displaced
+from berth.core.disruption import Notices, displaced
 from berth.core.drift import mend
 from berth.core.failover import failover_of
 from berth.core.failures import Failure, GroupPolicy, Surroundings, find_failure, suspicion
 from berth.core.groups import Judgement
+from berth.core.moves.course import ended_ids
+from berth.core.moves.machine import Step
+from berth.core.moves.underway import Underway, look, underway, unmark
+from berth.core.moves.underway import orders as move_orders
 from berth.core.observed import Answer, Ask, Group, Member, Snapshot
 from berth.core.placement.decide import Decision
 from berth.core.render import (
     DeploymentRef,
     GroupTemplate,
     drain_seconds,
-    group_template,
     render_config_map,
     render_disruption_budget,
     render_group_service,
     render_pods,
     render_services,
 )
+from berth.core.requests import NOTHING, Reply, Request, Wish
 from berth.core.rollout import Rollout, RolloutPolicy, plan_rollout
+from berth.core.wanted import Defaults, Wanted, resolve
 from berth.errors import InvalidSpec
 
-
-@dataclass(frozen=True)
-class Defaults:
-    """What the operator brings to every plan: its engine library and the images it was released with."""
-
-    engine_files: Mapping[str, str]
-    images: Mapping[str, str]
-    """Image by backend, for deployments that name none."""
-    notices: Notices = NOTICES
-    """What announces the end of a node."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the spec asks for, resolved: the allocation, its pool, and the template of each group."""
-
-    allocation: Allocation
-    pool: GPUPool
-    template: GroupTemplate
-    count: int
-    groups_for_traffic: int = 0
-    """Groups that carry the traffic at the objectives; 0 where nobody asked."""
+LOOK_SECONDS: Final = 15.0
+"""How often the verdict on a move is looked for."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +63,12 @@ class Plan:
     requeue_after: float | None = None
     decision: Decision | None = None
     """Where it is to run, in placement.mode Auto."""
+    move: Underway | None = None
+    """The move under way, or the one that begins now."""
+    move_step: Step | None = None
+    """Where it stands."""
+    reply: Reply | None = None
+    """To what a person asks for; None where nobody does."""
     failovers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """How the failover of each group goes, by name of the ReplicaGroup; only those that had one."""
     displaced: Mapping[str, str] = field(default_factory=dict)
@@ -93,9 +80,13 @@ def make_plan(
     defaults: Defaults,
     needed: Callable[[LLMDeployment, Wanted], int],
     decision: Decision | None = None,
+    wish: Wish = NOTHING,
 ) -> Plan:
-    """The plan of one pass. `needed` says how many groups must serve; `decision` is the planner's, in mode Auto."""
-    plan = _plan(snapshot, defaults, needed, decision)
+    """The plan of one pass.
+
+    `needed` says how many groups must serve, `decision` is the planner's, in mode Auto; `wish` is what is asked for.
+    """
+    plan = _plan(snapshot, defaults, needed, decision, wish)
     alive = [group for group in snapshot.groups if group.alive]
     return replace(plan, decision=decision, displaced=displaced(alive, snapshot.nodes, defaults.notices))
 
@@ -105,27 +96,38 @@ def _plan(
     defaults: Defaults,
     needed: Callable[[LLMDeployment, Wanted], int],
     decision: Decision | None,
+    wish: Wish,
 ) -> Plan:
     deployment = snapshot.deployment
+    move = underway(snapshot, defaults, wish.move)
+    aside = move.aside(snapshot.groups) if move else frozenset()
     try:
-        wanted: Wanted | None = resolve(snapshot, defaults, decision)
+        wanted: Wanted | None = resolve(snapshot, defaults, decision, aside)
         refusal = None
     except InvalidSpec as error:
         wanted, refusal = None, error
     policy = _group_policy(snapshot)
     trusted = _trusted(snapshot, policy)
-    judgements = {group.name: _judge(group, snapshot, wanted, policy, trusted) for group in snapshot.groups}
+    templates = [each.template for each in (wanted, move.incoming if move else None) if each is not None]
+    judgements = {group.name: _judge(group, snapshot, templates, policy, trusted) for group in snapshot.groups}
+    reply = _fail_over(wish.request, snapshot, judgements) or wish.reply
     must_serve = needed(deployment, wanted) if wanted else deployment.spec.replica_groups.min_available
     if deployment.metadata.deletion_timestamp:
         return Plan(judgements=judgements, wanted=wanted, needed=must_serve, refusal=refusal)
     unplaced = Rollout(blocked=decision.shortage if decision else None)
-    rollout = _rollout(snapshot, wanted, judgements, must_serve, defaults.notices) if wanted else unplaced
+    rollout = _rollout(snapshot, wanted, judgements, must_serve, defaults.notices, aside) if wanted else unplaced
+    take_back = wish.request is not None and wish.request.verb == "rollback"
+    step = look(move, snapshot, judgements, wanted.template.template_hash, take_back) if move and wanted else None
+    if take_back:
+        begun = step is not None and step.phase != "Draining"
+        reply = Reply("Done", "the move is taken back") if begun else Reply("Refused", "no move is under way")
+    newcomers = _newcomers(snapshot, move, judgements, defaults.notices)
     for group in rollout.expired:
         message = f"did not serve within update.deadline {deployment.spec.update.deadline}"
         failure = Failure("DeadlineExceeded", message)
         judgements[group.name] = group_life.fail(group, failure, _answer(group, snapshot), snapshot.now)
     questions = _questions(snapshot.groups, judgements)
-    requeue = _soonest([*(j.requeue_after for j in judgements.values()), rollout.retry_after])
+    requeue = _soonest([*(j.requeue_after for j in judgements.values()), rollout.retry_after, _due(step, snapshot.now)])
     if deployment.spec.pause == "All":
         return Plan((), judgements, wanted, must_serve, rollout, refusal, (), requeue)
     failovers = _failovers(snapshot, judgements)
@@ -137,79 +139,43 @@ def _plan(
     cuts = [order for order in orders if isinstance(order, SetServing) and not order.serving]
     actions: list[Action] = [*cuts]
     if wanted is not None:
-        actions += _children(snapshot, wanted)
+        actions += _children(snapshot, templates)
     actions += [order for order in orders if order not in cuts]
     if wanted is not None:
         for group in rollout.retire:
             actions += group_life.retire(group, snapshot.now)
         actions += [Reserve(new.group, new.incarnation, new.reason) for new in rollout.create]
-        actions += _left_over(snapshot, wanted)
+        if move is not None:
+            actions += move_orders(move, step, newcomers, snapshot.now)
+        actions += unmark(snapshot.groups, ended_ids(snapshot.raw.get("status") or {}))
+        actions += _left_over(snapshot, templates)
     return Plan(
-        tuple(actions), judgements, wanted, must_serve, rollout, refusal, questions, requeue, failovers=failovers
+        actions=tuple(actions),
+        judgements=judgements,
+        wanted=wanted,
+        needed=must_serve,
+        rollout=rollout,
+        refusal=refusal,
+        questions=questions,
+        requeue_after=requeue,
+        move=move,
+        move_step=step,
+        reply=reply,
+        failovers=failovers,
     )
 
 
-def resolve(snapshot: Snapshot, defaults: Defaults, decision: Decision | None = None) -> Wanted | None:
-    """The allocation in force and the template of its groups; None while nothing can be placed. Raises InvalidSpec."""
-    deployment = snapshot.deployment
-    pools = readable_pools(snapshot.pools)
-    accept(deployment, pools, snapshot.missing_claims, snapshot.pools.keys() - pools.keys())
-    if deployment.spec.fixed_allocations:
-        allocation, groups_for_traffic = deployment.spec.fixed_allocations[0], 0
-    elif decision is None or decision.allocation is None:
-        if decision is not None and decision.refusal is not None:
-            raise decision.refusal
+def _fail_over(request: Request | None, snapshot: Snapshot, judgements: dict[str, Judgement]) -> Reply | None:
+    """Gives up the group that a person names, as if it had failed."""
+    if request is None or request.verb != "failover":
         return None
-    else:
-        allocation, groups_for_traffic = decision.allocation, decision.groups_for_traffic
-        field = "status.placement.allocations[0]"
-        pool = usable_pool(allocation.pool, pools, deployment.metadata.namespace, f"{field}.pool")
-        check_allocation(deployment, allocation, pool, resolve_model(deployment), field)
-    pool = pools[allocation.pool]
-    image = _image(snapshot, defaults, allocation, pool)
-    template = group_template(deployment, allocation, pool, image, defaults.engine_files)
-    count = wanted_groups(deployment, allocation)
-    if decision is not None and _proven(snapshot, template) < min(groups_for_traffic, count):
-        # Groups of another layout carry another share each: none of them leaves for the sake of the number alone.
-        count = max(count, _outdated_slots(snapshot, template))
-    return Wanted(allocation, pool, template, count, groups_for_traffic)
-
-
-def _proven(snapshot: Snapshot, template: GroupTemplate) -> int:
-    """Groups of the template that get requests."""
-    mine = (group for group in snapshot.groups if group.alive and group.template_hash == template.template_hash)
-    return sum(group.leader is not None and group.leader.serving for group in mine)
-
-
-def _outdated_slots(snapshot: Snapshot, template: GroupTemplate) -> int:
-    """Slots that are taken while groups of another template live; 0 if none does."""
-    alive = [group for group in snapshot.groups if group.alive]
-    outdated = any(group.template_hash != template.template_hash for group in alive)
-    return len({group.group for group in alive}) if outdated else 0
-
-
-def readable_pools(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, GPUPool]:
-    """The pools this release can read; one that it cannot says so itself and is no deployment's fault."""
-    pools = {}
-    for name, manifest in raw.items():
-        with suppress(InvalidSpec):
-            pools[name] = parse_gpupool(manifest)
-    return pools
-
-
-def _image(snapshot: Snapshot, defaults: Defaults, allocation: Allocation, pool: GPUPool) -> str:
-    """The engine image of this revision: the user's, else the one its groups already run, else this release's.
-
-    Taking it from the groups keeps a deployment on its image when the operator is upgraded or status is wiped.
-    """
-    deployment = snapshot.deployment
-    if deployment.spec.engine.image:
-        return deployment.spec.engine.image
-    variant = deployment.spec.model.variant(allocation.variant)
-    default = defaults.images[backend_of(deployment, variant) if variant else deployment.spec.engine.backend]
-    template_hash = group_template(deployment, allocation, pool, default, defaults.engine_files).template_hash
-    same = [group for group in snapshot.groups if group.template_hash == template_hash and group.image]
-    return max(same, key=lambda group: (group.created_at, group.name)).image if same else default
+    group = next((each for each in snapshot.groups if each.group == request.group and each.alive), None)
+    if group is None or snapshot.deployment.spec.pause == "All":
+        why = "changes are paused" if group is not None else f"there is no group g{request.group}"
+        return Reply("Refused", why)
+    failure = Failure("Requested", f"asked for: {request.text}")
+    judgements[group.name] = group_life.fail(group, failure, _answer(group, snapshot), snapshot.now)
+    return Reply("Done", f"{group.name} is given up and replaced")
 
 
 def _group_policy(snapshot: Snapshot) -> GroupPolicy:
@@ -225,11 +191,16 @@ def _group_policy(snapshot: Snapshot) -> GroupPolicy:
 
 
 def _judge(
-    group: Group, snapshot: Snapshot, wanted: Wanted | None, policy: GroupPolicy, trusted: frozenset[str]
+    group: Group,
+    snapshot: Snapshot,
+    templates: Sequence[GroupTemplate],
+    policy: GroupPolicy,
+    trusted: frozenset[str],
 ) -> Judgement:
     manifests = None
-    if group.lifecycle == labels.RESERVED and wanted is not None and _completable(group, wanted):
-        manifests = render_pods(wanted.template, group.manifest)
+    template = next((each for each in templates if _completable(group, each)), None)
+    if group.lifecycle == labels.RESERVED and template is not None and group.role != labels.RETURNING:
+        manifests = render_pods(template, group.manifest)
     around = Surroundings(snapshot.nodes, snapshot.facts, others_serve=bool(trusted - {group.name}))
     return group_life.judge(group, _answer(group, snapshot), policy, snapshot.now, manifests, around)
 
@@ -253,14 +224,18 @@ def _trusted(snapshot: Snapshot, policy: GroupPolicy) -> frozenset[str]:
     )
 
 
-def _completable(group: Group, wanted: Wanted) -> bool:
+def _completable(group: Group, template: GroupTemplate) -> bool:
     """Whether the pods that are still missing can be made as the others were: same intent, same files."""
-    template = wanted.template
     return (group.template_hash, group.config_map) == (template.template_hash, template.config_map_name)
 
 
 def _rollout(
-    snapshot: Snapshot, wanted: Wanted, judgements: Mapping[str, Judgement], needed: int, notices: Notices
+    snapshot: Snapshot,
+    wanted: Wanted,
+    judgements: Mapping[str, Judgement],
+    needed: int,
+    notices: Notices,
+    aside: frozenset[str],
 ) -> Rollout:
     spec = snapshot.deployment.spec
     recovery = spec.replica_groups.recovery
@@ -293,7 +268,8 @@ def _rollout(
         policy,
         snapshot.now,
         _jitter(snapshot),
-        restless,
+        displaced=restless,
+        aside=aside,
     )
 
 
@@ -302,11 +278,30 @@ def _jitter(snapshot: Snapshot) -> float:
     return zlib.crc32(snapshot.deployment.metadata.uid.encode()) / 2**32
 
 
+def _newcomers(
+    snapshot: Snapshot, move: Underway | None, judgements: Mapping[str, Judgement], notices: Notices
+) -> Rollout:
+    """Groups that a move still has to bring in, lost ones again."""
+    if move is None or move.incoming is None:
+        return Rollout()
+    coming = move.newcomers(snapshot.groups)
+    others = frozenset(group.name for group in snapshot.groups if group.alive and group.name not in coming)
+    return _rollout(snapshot, replace(move.incoming, count=move.course.to.groups), judgements, 0, notices, others)
+
+
+def _due(step: Step | None, now: float) -> float | None:
+    """When the phase of a move is given up, or its verdict looked for again."""
+    if step is None:
+        return None
+    left = step.deadline - now if step.deadline is not None else LOOK_SECONDS
+    return max(1.0, min(left, LOOK_SECONDS)) if step.phase == "Judging" else max(1.0, left)
+
+
 def _as_marked(group: Group, judgement: Judgement, now: float) -> Group:
     """The group as it will be once this pass's mark is written, so that a lost one is replaced in the same pass."""
     for action in judgement.actions:
         if isinstance(action, Mark) and labels.LIFECYCLE in action.labels:
-            lifecycle = action.labels[labels.LIFECYCLE]
+            lifecycle = action.labels[labels.LIFECYCLE] or group.lifecycle
             return replace(group, lifecycle=lifecycle, failed_at=now if lifecycle == labels.FAILED else group.failed_at)
     return group
 
@@ -339,12 +334,13 @@ def _group_orders(
     return orders
 
 
-def _children(snapshot: Snapshot, wanted: Wanted) -> list[Action]:
+def _children(snapshot: Snapshot, templates: Sequence[GroupTemplate]) -> list[Action]:
     """Objects every deployment needs, where they are missing or say something else."""
     reference = DeploymentRef.of(snapshot.deployment)
     manifests: list[Mapping[str, Any]] = [*render_services(reference), render_disruption_budget(reference)]
-    if any(group.alive and group.config_map == wanted.template.config_map_name for group in snapshot.groups):
-        manifests.append(render_config_map(wanted.template))
+    mounted = {group.config_map for group in snapshot.groups if group.alive}
+    named = {template.config_map_name: template for template in templates}
+    manifests += [render_config_map(template) for name, template in named.items() if name in mounted]
     manifests += [
         render_group_service(group.manifest) for group in snapshot.groups if group.alive and group.wanted_members > 1
     ]
@@ -359,11 +355,11 @@ def _children(snapshot: Snapshot, wanted: Wanted) -> list[Action]:
     return orders
 
 
-def _left_over(snapshot: Snapshot, wanted: Wanted) -> list[Action]:
+def _left_over(snapshot: Snapshot, templates: Sequence[GroupTemplate]) -> list[Action]:
     """ConfigMaps that no incarnation refers to any more; while one does not say what it runs, none."""
     if not all(group.config_map for group in snapshot.groups):
         return []
-    used = {group.config_map for group in snapshot.groups} | {wanted.template.config_map_name}
+    used = {group.config_map for group in snapshot.groups} | {template.config_map_name for template in templates}
     return [
         DeleteConfigMap(name, str(manifest["metadata"]["uid"]))
         for (kind, name), manifest in snapshot.children.items()

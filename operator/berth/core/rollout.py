@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from berth import labels
 from berth.core.observed import Group, Shortage
@@ -79,16 +80,19 @@ def plan_rollout(
     now: float,
     jitter: float,
     displaced: Collection[str] = (),
+    aside: Collection[str] = (),
 ) -> Rollout:
     """Next step towards `policy.wanted` groups of `policy.template_hash`, none of them `displaced` (names).
 
     `serving` names the ReplicaGroups that serve, some before their label is seen: only with it do requests reach them,
     and only then may others leave in their favour. Per slot, `strays` are the highest incarnations of pods without a
     ReplicaGroup and `shortages` what came of the last attempt; `jitter` in [0, 1) spreads retries of deployments.
+    Groups named in `aside` belong to another placement: they hold slots and GPUs and are otherwise left alone.
     """
-    alive = [group for group in groups if group.alive]
+    alive = [group for group in groups if group.alive and group.name not in aside]
+    taken = frozenset(group.group for group in groups if group.alive and group.name in aside)
     routed = frozenset(group.name for group in alive if group.name in serving and group.leader and group.leader.serving)
-    slots = _choose_slots(alive, serving, displaced, policy)
+    slots = _choose_slots(alive, serving, displaced, taken, policy)
     retire = _no_longer_wanted(alive, routed, displaced, slots, policy) if policy.changes_allowed else []
     outdated = [group for group in alive if group.template_hash != policy.template_hash and group not in retire]
     occupied = {group.group for group in alive if group not in retire}
@@ -149,7 +153,11 @@ def next_incarnation(groups: Iterable[Group], strays: Mapping[int, int], slot: i
 
 
 def _choose_slots(
-    alive: Sequence[Group], serving: frozenset[str], displaced: Collection[str], policy: RolloutPolicy
+    alive: Sequence[Group],
+    serving: frozenset[str],
+    displaced: Collection[str],
+    taken: frozenset[int],
+    policy: RolloutPolicy,
 ) -> frozenset[int]:
     """The slots to keep or fill: those that serve first, then those that may stay, the most recent template, low."""
     best: dict[int, tuple[bool, bool, bool, int]] = {}
@@ -158,7 +166,7 @@ def _choose_slots(
         rank = (group.name not in serving, group.name in displaced, outdated, group.group)
         best[group.group] = min(best.get(group.group, rank), rank)
     chosen = sorted(best, key=lambda slot: best[slot])[: policy.wanted]
-    free = (slot for slot in range(policy.wanted + len(best)) if slot not in best)
+    free = (slot for slot in count() if slot not in best and slot not in taken)
     while len(chosen) < policy.wanted:
         chosen.append(next(free))
     return frozenset(chosen)

@@ -22,10 +22,13 @@ from berth.core.failover import latest
 from berth.core.groups import Judgement, State
 from berth.core.measurement import tell as measurement
 from berth.core.measurement.report import Report
+from berth.core.moves.underway import moves_status, shown
 from berth.core.observed import Group, Shortage, Snapshot
 from berth.core.placement import tell
-from berth.core.plan import Plan, Wanted
+from berth.core.plan import Plan
+from berth.core.requests import request_status
 from berth.core.timestamps import timestamp
+from berth.core.wanted import Wanted
 
 UNKNOWN = "-"
 MAX_GROUPS_LISTED = 100
@@ -70,6 +73,13 @@ def build_status(snapshot: Snapshot, plan: Plan, outcome: Outcome, report: Repor
         status["placement"] = _placement(facts, deployment, plan.wanted, stored)
     elif stored.get("resolved"):
         status["resolved"] = stored["resolved"]
+    moves = moves_status(stored, plan.move, plan.move_step, snapshot.now)
+    if moves:
+        status["moves"] = moves
+    if plan.reply is not None:
+        status["request"] = request_status(snapshot, plan.reply)
+    elif stored.get("request"):
+        status["request"] = stored["request"]
     failover = latest(snapshot.groups, plan.failovers)
     if failover or stored.get("lastFailover"):
         status["lastFailover"] = failover or stored["lastFailover"]
@@ -86,8 +96,11 @@ class _Facts:
         self.judged: Sequence[tuple[Group, Judgement]] = [(g, plan.judgements[g.name]) for g in snapshot.groups]
         self.states = [(group.name, judgement.state.value) for group, judgement in self.judged]
         leaving = (State.FAILED, State.DRAINING)
+        aside = plan.move.aside(snapshot.groups) if plan.move else frozenset()
         alive = [
-            (group, judgement) for group, judgement in self.judged if group.alive and judgement.state not in leaving
+            (group, judgement)
+            for group, judgement in self.judged
+            if group.alive and judgement.state not in leaving and group.name not in aside
         ]
         self.count = plan.wanted.count if plan.wanted else max(_asked_for(snapshot), len({g.group for g, _ in alive}))
         self.ready = min(len({group.group for group, judgement in alive if judgement.serving}), self.count)
@@ -152,6 +165,7 @@ def _conditions(facts: _Facts) -> list[Condition]:
     spec = deployment.spec
     settled = facts.ready == facts.count and not (facts.starting or facts.draining or facts.leaving)
     settled = settled and not plan.rollout.updating
+    settled = settled and plan.move_step is None
     conditions = [
         _accepted(facts),
         _placed(facts),
@@ -245,6 +259,8 @@ def _progress_reason(facts: _Facts) -> str:
         return "FailureBudgetSpent"
     if facts.missing:
         return _listed(facts.shortage.reason) if facts.shortage else "GroupsMissing"
+    if facts.plan.move_step is not None:
+        return "Moving"
     if facts.plan.rollout.updating:
         return "Updating"
     if facts.leaving:
@@ -308,6 +324,8 @@ def _summary_message(facts: _Facts) -> str:
         return f"{what}: {facts.shortage.message}"
     if facts.held_up:
         return facts.held_up[1]
+    if plan.move_step is not None and plan.move is not None:
+        return f"Moving to {tell.describe(shown(plan.move.course.to))}: {plan.move_step.phase}"
     if facts.leaving:
         return f"Cannot leave: {plan.rollout.held}" if plan.rollout.held else f"Moving {facts.leaving}"
     if plan.rollout.blocked is not None and plan.rollout.updating:
@@ -341,7 +359,7 @@ def _placement(facts: _Facts, deployment: LLMDeployment, wanted: Wanted, stored:
     price = wanted.pool.spec.price_per_gpu_hour
     if price is not None and placement.get("allocations") != [allocation]:
         placement["costPerHour"] = f"{float(price) * count * wanted.allocation.gpus:.2f}"
-    placement["allocations"] = [allocation]
+    placement["allocations"] = [allocation, *_other_side(facts.plan)]
     same = before.get("allocations") == placement["allocations"] and before.get("decidedAt")
     placement["decidedAt"] = before["decidedAt"] if same else timestamp(now)
     return placement | _measured(facts, placement, before if same else {})
@@ -370,6 +388,14 @@ def _planned_price(facts: _Facts) -> str | None:
     candidates = decision.status.get("candidates") or () if decision is not None else ()
     chosen: Mapping[str, Any] = next((each for each in candidates if each.get("chosen")), {})
     return chosen.get("costPerMillionOutputTokens")
+
+
+def _other_side(plan: Plan) -> list[dict[str, Any]]:
+    """The placement that a move comes from or goes to, whichever is not in force."""
+    if plan.move is None or plan.move.convoy is None:
+        return []
+    course = plan.move.course
+    return [shown(course.start if plan.move.flipped else course.to)]
 
 
 def _groups(facts: _Facts) -> list[dict[str, Any]]:

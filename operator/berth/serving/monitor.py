@@ -160,10 +160,20 @@ class Monitor:
                 frozen = before.frozen_for + passed if stuck else 0.0
                 seen = progress
                 answer = replace(
-                    before, in_flight=progress.in_flight, at=self._clock(), misses=0, message="", frozen_for=frozen
+                    before,
+                    in_flight=progress.in_flight,
+                    draining=progress.draining,
+                    at=self._clock(),
+                    misses=0,
+                    message="",
+                    frozen_for=frozen,
                 )
             answer = replace(answer, canary_missed=await self._canary_missed(asked, answer))
-            self._learn(key, answer, news=_doubts(answer) != _doubts(before) or answer.canary_missed)
+            self._learn(
+                key,
+                answer,
+                news=_doubts(answer) != _doubts(before) or answer.canary_missed or answer.draining != before.draining,
+            )
             doubtful = answer.misses or answer.frozen_for
             await asyncio.sleep(min(DOUBT_SECONDS, self._interval) if doubtful else self._interval)
 

@@ -36,6 +36,8 @@ class Progress:
     """Requests accepted and not yet answered in full."""
     steps: int
     tokens: int
+    draining: bool = False
+    """It takes no new requests."""
 
 
 class Prober(Protocol):
@@ -51,6 +53,10 @@ class Prober(Protocol):
 
     async def drain(self, address: str) -> None:
         """Ask the leader to take nothing new and to close connections as they fall idle."""
+        ...
+
+    async def resume(self, address: str) -> None:
+        """Ask a leader that drains to take requests again."""
         ...
 
 
@@ -82,10 +88,13 @@ class TritonProber:
         in_flight, steps, tokens = (state.get(name) for name in ("in_flight", "steps", "tokens"))
         if not (_is_count(in_flight) and _is_count(steps) and _is_count(tokens)):
             raise Transient(f"launcher of {address} does not say what its engine does")
-        return Progress(min(in_flight, MAX_IN_FLIGHT), steps, tokens)
+        return Progress(min(in_flight, MAX_IN_FLIGHT), steps, tokens, state.get("draining") is True)
 
     async def drain(self, address: str) -> None:
         await self._request("POST", address, "/drain")
+
+    async def resume(self, address: str) -> None:
+        await self._request("DELETE", address, "/drain")
 
     async def close(self) -> None:
         if self._session is not None:

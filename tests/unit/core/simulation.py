@@ -20,10 +20,11 @@ from berth.core.disruption import displaced
 from berth.core.nodes import NodeView
 from berth.core.observed import Answer, Ask, Contact, NodeFacts, Shortage, Sickness, Snapshot
 from berth.core.placement.decide import Decision
-from berth.core.plan import Defaults, Plan, make_plan, resolve
+from berth.core.plan import Plan, make_plan
 from berth.core.render import DeploymentRef, render_replica_group
 from berth.core.status import Outcome, build_status
 from berth.core.timestamps import timestamp
+from berth.core.wanted import Defaults, resolve
 
 Manifest = dict[str, Any]
 

@@ -9,7 +9,8 @@ import pytest
 
 from berth.api.placement import Allocation
 from berth.core.calibration.diagnose import Diagnosis
-from berth.core.moves.decision import HOLDS, Hold, placement_hash
+from berth.core.moves.decision import HOLDS, Hold
+from berth.core.moves.identity import placement_hash
 from berth.core.moves.rules import Past, Policy, State, best, gate
 from berth.core.moves.weigh import Option, Weighed
 from berth.core.placement.choose import Answer

@@ -8,14 +8,14 @@ after the same history.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from berth.api.placement import Allocation, CopyShape
+from berth.api.placement import Allocation
+from berth.core.moves.identity import placement_hash
 from berth.core.placement.decide import Decision
-from berth.core.render.names import digest
 
-Cause = Literal["Objectives", "Cost"]
-"""A lasting breach that the other placement cures, or money."""
+Cause = Literal["Objectives", "Cost", "Requested"]
+"""A lasting breach that the other placement cures, money, or a person."""
 
 HOLDS: Final[dict[str, str]] = {
     "NothingBetter": "No other placement is better by enough, even at its worst.",
@@ -93,23 +93,3 @@ class Advise:
 
 
 Verdict = Move | Hold | Advise
-
-
-def placement_hash(shape: CopyShape) -> str:
-    """10 hexadecimal digits of pool, variant and split; the number of groups and batch limits do not change it."""
-    return digest(layout_of(shape), 10)
-
-
-def layout_of(shape: CopyShape) -> dict[str, Any]:
-    """What makes two placements the same place to run."""
-    return {
-        "pool": shape.pool,
-        "variant": shape.variant,
-        "tensorParallel": shape.tensor_parallel,
-        "pipelineParallel": shape.pipeline_parallel,
-    }
-
-
-def move_id(uid: str, start: CopyShape, to: CopyShape, moves_before: float) -> str:
-    """Of the move from here to there that follows one that ended at `moves_before` (Unix seconds; 0: the first)."""
-    return digest({"uid": uid, "from": layout_of(start), "to": layout_of(to), "after": int(moves_before)}, 8)

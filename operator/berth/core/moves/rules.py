@@ -14,7 +14,8 @@ from typing import Final, Literal
 
 from berth.api.placement import Allocation
 from berth.core.calibration.diagnose import Diagnosis
-from berth.core.moves.decision import Cause, Hold, placement_hash
+from berth.core.moves.decision import Cause, Hold
+from berth.core.moves.identity import placement_hash
 from berth.core.moves.weigh import Option, Weighed
 
 DAY: Final = 86400.0

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from berth.api.placement import Allocation, CopyShape, DecidedAllocation
+from berth.core.moves.course import convoy_in
+from berth.core.moves.identity import layout_of
 from berth.core.observed import Group, Shortage, Snapshot
 from berth.core.placement import record
 from berth.core.placement.choose import Answer, choose
@@ -61,15 +63,23 @@ class InForce:
     groups_for_traffic: int | None = None
     spec_hash: str | None = None
     """Absent where it was adopted from live groups."""
+    reason: str = "in force when Berth first saw it"
+    """Why it is, where nothing recorded says so."""
 
 
 def in_force(snapshot: Snapshot) -> InForce | None:
-    """The recorded placement, else the layout of the newest live group with as many groups as live."""
+    """The recorded placement, else the layout of the newest live group with as many groups as live.
+
+    While a move is under way its groups say which of the two it is.
+    """
     stored = (snapshot.raw.get("status") or {}).get("placement") or {}
     try:
         recorded = [DecidedAllocation.model_validate(each) for each in stored.get("allocations") or ()]
     except ValidationError:
         recorded = []  # a newer release wrote it, or somebody edited it
+    convoy = convoy_in(snapshot)
+    if convoy is not None and not (recorded and layout_of(recorded[0]) == layout_of(convoy.in_force)):
+        return InForce(convoy.in_force, None, stored.get("specHash"), convoy.course.reason)
     if recorded:
         found = recorded[0]
         allocation = Allocation(**{name: getattr(found, name) for name in Allocation.model_fields})
@@ -100,7 +110,7 @@ def decide(snapshot: Snapshot, supplies: Iterable[Supply], memory: Memory) -> De
     if now is not None and snapshot.groups and (stays or not _may_move(snapshot)) and not desk.knows(now.allocation):
         return Decision(now.allocation, now.groups_for_traffic or 0, _stored(snapshot))  # what serves, serves on
     if now is not None and stays:
-        return desk.keep(now, "in force when Berth first saw it")
+        return desk.keep(now, now.reason)
     allowed = asked.spec.placement.pools
     offered = [supply for name, supply in pools.items() if not allowed or name in allowed]
     answer = choose(asked, offered, desk.evaluation, Layout.of(now.allocation) if now else None)

@@ -24,18 +24,16 @@ def render_replica_group(
     incarnation: int,
     planned_nodes: Sequence[str] = (),
     *,
-    move_id: str | None = None,
-    role: str | None = None,
+    move: tuple[str, str] | None = None,
 ) -> dict[str, Any]:
     """Incarnation `incarnation` of group `g<group>`, in state reserved.
 
-    `planned_nodes` has a node per member (the leader's first), or none where another scheduler decides; `move_id` and
-    `role` are for groups that take part in a move.
+    `planned_nodes` has a node per member (the leader's first), or none where another scheduler decides; `move` is the
+    identifier and the record of the move it is brought in by.
     """
     if len(planned_nodes) not in (0, template.members):
         raise ValueError(f"{len(planned_nodes)} planned nodes for {template.members} members")
     shape, variant = template.allocation, template.variant
-    move = {labels.MOVE_ID: move_id, labels.ROLE: role}
     allocation = GroupAllocation(
         **shape.model_dump(include=set(CopyShape.model_fields), by_alias=False),
         precision=variant.precision,
@@ -50,9 +48,13 @@ def render_replica_group(
             "labels": {
                 **replica_group_labels(reference, group, incarnation, allocation, template.template_hash),
                 labels.LIFECYCLE: labels.RESERVED,
-                **{key: value for key, value in move.items() if value is not None},
+                **({labels.MOVE_ID: move[0], labels.ROLE: labels.INCOMING} if move else {}),
             },
-            "annotations": {labels.CONFIG_MAP: template.config_map_name, labels.IMAGE: template.image},
+            "annotations": {
+                labels.CONFIG_MAP: template.config_map_name,
+                labels.IMAGE: template.image,
+                **({labels.MOVE: move[1]} if move else {}),
+            },
             "ownerReferences": owned_by_deployment(reference),
         },
         "spec": {

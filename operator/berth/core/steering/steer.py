@@ -21,7 +21,8 @@ from berth.core.calibration.residuals import OperatingPoint, level, prediction
 from berth.core.calibration.shrink import Belief, Place
 from berth.core.measurement.samples import StepMoments
 from berth.core.moves import rules
-from berth.core.moves.decision import Advise, Hold, Move, Verdict, move_id
+from berth.core.moves.decision import Advise, Hold, Move, Verdict
+from berth.core.moves.identity import move_id
 from berth.core.moves.weigh import Option, Weighed, weigh
 from berth.core.placement.decide import recorded
 from berth.core.placement.evaluate import Estimates, Memory

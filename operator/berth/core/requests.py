@@ -1,0 +1,127 @@
+"""What a person asks for once, in the annotation `berth.dev/request` of an LLMDeployment. Never an edit of its spec.
+
+    failover g1                       give the group up and replace it now
+    move a100-40 bf16 tp4 [pp2] [x3]  run there: pool, variant, split, number of groups (absent: as many as it takes)
+    rollback                          take the move under way back
+
+A last word `@...` makes the same request another one: `failover g1 @2026-01-31T12:00:00Z`. Each text is dealt with
+once; what came of it is in `status.request`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from berth import labels
+from berth.api.placement import MAX_GROUPS, CopyShape
+from berth.core.moves.decision import Move
+from berth.core.observed import Snapshot
+from berth.core.timestamps import timestamp, unix_seconds
+from berth.errors import InvalidSpec
+
+LONGEST: Final = 256
+"""Characters of a request."""
+_FIELD: Final = f"annotation {labels.REQUEST}"
+_USAGE: Final = "write 'failover g1', 'move POOL VARIANT tp4 [pp2] [x3]' or 'rollback'"
+_PART: Final = re.compile(r"(tp|pp|x)([1-9][0-9]{0,3})")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request. `group` is of failover, `to` and `groups` are of move."""
+
+    text: str
+    verb: Literal["failover", "move", "rollback"]
+    group: int | None = None
+    to: CopyShape | None = None
+    groups: int | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of it: `Waiting` is looked at again, the others are the end of it."""
+
+    result: Literal["Done", "Refused", "Waiting"]
+    message: str
+
+
+def parse(text: str) -> Request:
+    """Raises InvalidSpec with what is wrong and how it is written."""
+    if len(text) > LONGEST:
+        raise InvalidSpec("InvalidRequest", f"{_FIELD}: is longer than {LONGEST} characters: {_USAGE}")
+    words = [word for word in text.split() if not word.startswith("@")]
+    match words:
+        case ["rollback"]:
+            return Request(text, "rollback")
+        case ["failover", group] if re.fullmatch("g(0|[1-9][0-9]{0,3})", group):
+            return Request(text, "failover", group=int(group[1:]))
+        case ["move", pool, variant, *parts]:
+            return _move(text, pool, variant, parts)
+    raise InvalidSpec("InvalidRequest", f"{_FIELD}: {text!r} is no request: {_USAGE}")
+
+
+def _move(text: str, pool: str, variant: str, parts: list[str]) -> Request:
+    found = [_PART.fullmatch(part) for part in parts]
+    numbers = {each[1]: int(each[2]) for each in found if each}
+    if None in found or len(numbers) < len(parts):
+        raise InvalidSpec("InvalidRequest", f"{_FIELD}: {text!r} does not say how a copy is split: {_USAGE}")
+    if numbers.get("x", 1) > MAX_GROUPS or max(numbers.get("tp", 1), numbers.get("pp", 1)) > 64:
+        raise InvalidSpec("InvalidRequest", f"{_FIELD}: {text!r}: at most tp64, pp64 and x{MAX_GROUPS}")
+    shape = CopyShape(
+        pool=pool, variant=variant, tensor_parallel=numbers.get("tp", 1), pipeline_parallel=numbers.get("pp", 1)
+    )
+    return Request(text, "move", to=shape, groups=numbers.get("x"))
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for at this pass: by a person, or (a move without a request) by Berth's own steering."""
+
+    request: Request | None = None
+    move: Move | None = None
+    reply: Reply | None = None
+    """Said already before anything was planned."""
+
+
+NOTHING: Final = Wish()
+
+
+def text_of(snapshot: Snapshot) -> str:
+    """The request as it stands in the annotation, at most LONGEST + 1 characters of it."""
+    return snapshot.deployment.metadata.annotations.get(labels.REQUEST, "").strip()[: LONGEST + 1]
+
+
+def pending(snapshot: Snapshot) -> Request | None:
+    """The request that is still to be dealt with. Raises InvalidSpec where it cannot be read."""
+    text = text_of(snapshot)
+    known = _known(snapshot)
+    if not text or (known.get("text") == text and known.get("result") != "Waiting"):
+        return None
+    return parse(text)
+
+
+def reply_to_move(wish: Wish, snapshot: Snapshot, begun: frozenset[str], shortage: str, deadline: float) -> Reply:
+    """`begun` are the moves that are under way or ended; `deadline` is in seconds from the first look."""
+    assert wish.move is not None
+    if wish.move.id in begun:
+        return Reply("Done", f"move {wish.move.id} has begun")
+    why = shortage or "the deployment is not at rest"
+    since = unix_seconds(_known(snapshot).get("at")) if _known(snapshot).get("result") == "Waiting" else None
+    if since is not None and snapshot.now - since >= deadline:
+        return Reply("Refused", f"abandoned, no capacity by the deadline: {why}")
+    return Reply("Waiting", why)
+
+
+def request_status(snapshot: Snapshot, reply: Reply) -> dict[str, Any]:
+    """`status.request` after a look at it."""
+    before, text = _known(snapshot), text_of(snapshot)
+    same = (before.get("text"), before.get("result")) == (text, reply.result)
+    at = before["at"] if same and before.get("at") else timestamp(snapshot.now)
+    return {"text": text, "result": reply.result, "message": reply.message[:1024], "at": at}
+
+
+def _known(snapshot: Snapshot) -> Mapping[str, Any]:
+    return (snapshot.raw.get("status") or {}).get("request") or {}

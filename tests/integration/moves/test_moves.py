@@ -1,0 +1,185 @@
+"""Moves on a real control plane: what gets requests at every moment, how they end, and what can go wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.integration.moves.conftest import Stage, least_routed
+from tests.support.berth import Clock, ScriptedLeaders
+from tests.support.cluster import eventually
+
+
+async def test_the_new_groups_get_requests_together_and_the_old_ones_stay_until_the_verdict(stage: Stage) -> None:
+    before = len(await stage.serving_pools())
+    async with stage.site.recording("pods") as changes:
+        await stage.ask(f"move {stage.there} bf16 tp1 x2")
+        current = await stage.until_phase("Judging")
+        assert await stage.serving_pools() == [stage.there] * 2
+        old = [each for each in await stage.site.groups() if each["spec"]["allocation"]["pool"] == stage.here]
+        assert {each["metadata"]["labels"]["berth.dev/role"] for each in old} == {"outgoing"}
+        assert all("deletionTimestamp" not in pod["metadata"] for pod in await stage.site.pods())
+    assert least_routed(changes, before) >= 2
+    status = (await stage.site.get())["status"]
+    assert [each["pool"] for each in status["placement"]["allocations"]] == [stage.there, stage.here]
+    assert (current["from"][0]["pool"], current["to"][0]["pool"]) == (stage.here, stage.there)
+    assert status["summary"]["message"].startswith(f"Moving to {stage.there} bf16")
+    assert (await stage.reply())["result"] == "Done"
+
+
+async def test_without_a_verdict_the_deadline_keeps_what_serves(stage: Stage, clock: Clock) -> None:
+    await stage.ask(f"move {stage.there} bf16 tp1 x2")
+    await stage.until_phase("Judging")
+    clock.ahead += 1300
+    await stage.site.patch({"metadata": {"annotations": {"wake": "up"}}})
+    ended = await stage.until_ended()
+    assert ended["result"] == "Completed"
+    found = await stage.site.settled()
+    assert {each["pool"] for each in found["status"]["groups"]} == {stage.there}
+    assert [each["pool"] for each in found["status"]["placement"]["allocations"]] == [stage.there]
+    assert found["status"]["summary"]["placement"].startswith(f"{stage.there} bf16 tp1")
+    told = [each["reason"] for each in await stage.site.events()]
+    assert told.count("MoveCompleted") == 1
+
+
+async def test_a_move_taken_back_gives_the_old_groups_their_requests_first(
+    stage: Stage, leaders: ScriptedLeaders
+) -> None:
+    await stage.ask(f"move {stage.there} bf16 tp1 x2")
+    await stage.until_phase("Judging")
+
+    async def drained() -> bool:
+        return len(leaders.draining) >= 2
+
+    await eventually(drained)
+    async with stage.site.recording("pods") as changes:
+        await stage.ask("rollback")
+        ended = await stage.until_ended()
+        assert ended["result"] == "RolledBack"
+
+        async def only_the_old_ones() -> bool:
+            assert {each["spec"]["allocation"]["pool"] for each in await stage.site.groups()} == {stage.here}
+            return True
+
+        await eventually(only_the_old_ones)
+    assert least_routed(changes, 2) >= 2
+    assert set(await stage.serving_pools()) == {stage.here}
+    assert not leaders.draining & {pod["status"]["podIP"] for pod in await stage.site.pods()}
+    await stage.site.settled()
+
+
+async def test_without_room_by_the_deadline_it_is_abandoned_and_said(stage: Stage, clock: Clock) -> None:
+    await stage.ask(f"move {stage.there} bf16 tp8 x3")
+
+    async def waits() -> dict[str, Any]:
+        reply = await stage.reply()
+        held = [each for each in await stage.site.groups() if each["spec"]["allocation"]["pool"] == stage.there]
+        assert reply.get("result") == "Refused" or len(held) == 2, (reply, held)
+        return reply
+
+    reply = await eventually(waits)
+    if reply.get("result") != "Refused":
+        clock.ahead += 1300
+        await stage.site.patch({"metadata": {"annotations": {"wake": "up"}}})
+        ended = await stage.until_ended()
+        assert ended["result"] == "Abandoned"
+        assert "no capacity by the deadline" in ended["reason"]
+    else:
+        assert "room" in reply["message"]
+    await stage.site.settled()
+    assert set(await stage.serving_pools()) == {stage.here}
+
+
+async def test_groups_that_never_serve_end_it_and_nobody_notices(
+    stage: Stage, leaders: ScriptedLeaders, clock: Clock
+) -> None:
+    serving = await stage.site.serving()
+    known = {pod["status"]["podIP"] for pod in await stage.site.pods()}
+    await stage.ask(f"move {stage.there} bf16 tp1 x2")
+
+    async def silenced() -> bool:
+        fresh = {pod["status"].get("podIP") for pod in await stage.site.pods()} - known - {None}
+        leaders.silent |= fresh  # type: ignore[arg-type]
+        return len(fresh) == 2
+
+    leaders.silent.add("*")
+    await eventually(silenced)
+    leaders.silent.discard("*")
+    await stage.until_phase("WarmingUp")
+    clock.ahead += 1300
+    await stage.site.patch({"metadata": {"annotations": {"wake": "up"}}})
+    ended = await stage.until_ended()
+    assert ended["result"] == "Abandoned"
+    assert "did not serve by the deadline" in ended["reason"]
+    assert await stage.site.serving() == serving
+
+
+async def test_a_spec_that_changes_on_the_way_ends_the_move(stage: Stage, leaders: ScriptedLeaders) -> None:
+    leaders.silent.add("*")
+    await stage.ask(f"move {stage.there} bf16 tp1 x2")
+    await stage.until_phase("WarmingUp", "Starting")
+    await stage.site.patch({"spec": {"objectives": {"timePerOutputToken": {"p95": "60ms"}}}})
+    ended = await stage.until_ended()
+    leaders.silent.discard("*")
+    assert (ended["result"], "the spec changed" in ended["reason"]) == ("Abandoned", True)
+    await stage.site.settled()
+
+
+async def test_a_wiped_status_loses_nothing_of_a_move(stage: Stage) -> None:
+    await stage.ask(f"move {stage.there} bf16 tp1 x2")
+    current = await stage.until_phase("Judging")
+    await stage.site.cluster.patch(
+        "llmdeployments", "llama", stage.site.namespace, {"status": None}, subresource="status"
+    )
+    again = await stage.until_phase("Judging")
+    assert again["id"] == current["id"]
+    assert await stage.serving_pools() == [stage.there] * 2
+
+
+async def test_too_few_of_the_new_groups_bring_the_old_ones_back(stage: Stage) -> None:
+    await stage.ask(f"move {stage.there} bf16 tp1 x2")
+    await stage.until_phase("Judging")
+    fresh = [p for p in await stage.site.pods() if p["metadata"]["labels"]["berth.dev/pool"] == stage.there]
+    await stage.site.cluster.delete("pods", fresh[0]["metadata"]["name"], stage.site.namespace, grace=0)
+    ended = await stage.until_ended()
+    assert (ended["result"], "needed groups serve" in ended["reason"]) == ("Abandoned", True)
+    await stage.site.settled()
+    assert set(await stage.serving_pools()) == {stage.here}
+
+
+async def test_requests_that_cannot_be_carried_out_are_refused_with_the_reason(stage: Stage) -> None:
+    for request, words in {
+        "move nowhere bf16 tp1": "there is no pool nowhere",
+        f"move {stage.there} fp8 tp1": "there is no variant fp8",
+        "dance": "is no request",
+        f"move {stage.there} bf16 tp0": "does not say how a copy is split",
+        "failover g7": "there is no group g7",
+        "rollback": "no move is under way",
+    }.items():
+        await stage.ask(request)
+
+        async def refused(request: str = request, words: str = words) -> bool:
+            reply = await stage.reply()
+            assert (reply.get("text"), reply.get("result")) == (request, "Refused"), reply
+            assert words in reply["message"], reply
+            return True
+
+        await eventually(refused)
+    assert set(await stage.serving_pools()) == {stage.here}
+
+
+async def test_a_group_that_a_person_gives_up_is_replaced_once(stage: Stage) -> None:
+    await stage.ask("failover g0 @1")
+
+    async def replaced() -> bool:
+        found = {(g["spec"]["group"], g["spec"]["incarnation"]) for g in await stage.site.groups()}
+        assert ("g0", 2) in found, found
+        return True
+
+    await eventually(replaced)
+    await stage.site.settled()
+    assert (await stage.reply())["result"] == "Done"
+    lost = next(
+        each for each in await stage.site.groups() if each["spec"]["incarnation"] == 1 and each["spec"]["group"] == "g0"
+    )
+    assert lost["status"]["evidence"]["cause"] == "Requested"
+    assert ("g0", 3) not in {(g["spec"]["group"], g["spec"]["incarnation"]) for g in await stage.site.groups()}
