@@ -63,12 +63,9 @@ class Observer:
         )
 
     def _foreign_budgets(self, deployment: LLMDeployment) -> tuple[str, ...]:
-        uid = deployment.metadata.uid
-        pods = [pod["metadata"].get("labels") or {} for pod in self._world.pods_of(uid)]
-        budgets = self._world.budgets_in(deployment.metadata.namespace)
-        return overlapping_budgets(
-            (each for each in budgets if (parse.owner_of(each, "LLMDeployment") or {}).get("uid") != uid), pods
-        )
+        budgets = self._world.foreign_budgets_in(deployment.metadata.namespace)
+        pods = (pod["metadata"].get("labels") or {} for pod in self._world.pods_of(deployment.metadata.uid))
+        return overlapping_budgets(budgets, pods)
 
     def _nodes(self, groups: Sequence[Group]) -> dict[str, NodeView]:
         """Nodes of the groups; one that nobody can read is as good as unknown."""

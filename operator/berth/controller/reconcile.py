@@ -163,7 +163,7 @@ class Reconciler:
         await self._write_status(key, snapshot, plan, outcome)
         if outcome.refusals:
             raise Transient(f"{key}: {outcome.refusals[0]}")
-        return self._next(plan, outcome)
+        return self._next(plan, outcome, snapshot.shortages)
 
     async def _wish(self, snapshot: Snapshot, decision: Decision | None) -> Wish:
         """What a person asks for now, else what measurements do, as far as that is known before the plan."""
@@ -194,8 +194,10 @@ class Reconciler:
                     if failover.is_false_alarm(group, plan.judgements[group.name]):
                         self._metrics.false_alarm()
 
-    def _next(self, plan: Plan, outcome: Outcome) -> float:
+    def _next(self, plan: Plan, outcome: Outcome, known: Mapping[int, Shortage]) -> float:
         delays = [self._resync]
+        if plan.rollout.displaced and not outcome.shortages.keys() <= known.keys():
+            delays.append(0.0)  # that there is no room decides what becomes of them, and notices may be short
         if plan.requeue_after is not None:
             delays.append(plan.requeue_after)
         if outcome.shortages:

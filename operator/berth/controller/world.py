@@ -31,7 +31,8 @@ from berth.metrics import Metrics
 
 BY_DEPLOYMENT = "deployment"
 """Index of children by UID of their LLMDeployment."""
-BY_NAMESPACE = "namespace"
+FOREIGN_IN = "foreign"
+"""Index of what is not Berth's by namespace."""
 CHILD_KINDS = (SERVICE, POD_DISRUPTION_BUDGET, CONFIG_MAP)
 
 
@@ -105,7 +106,7 @@ class World:
             if kind is not POD_DISRUPTION_BUDGET
         }
         # Those of others, too: two that select the same pod make its eviction fail.
-        indexes = {BY_DEPLOYMENT: _deployment_uid, BY_NAMESPACE: _namespace}
+        indexes = {BY_DEPLOYMENT: _deployment_uid, FOREIGN_IN: _foreign}
         self.budgets = reflect(POD_DISRUPTION_BUDGET, self._budget, _slim_child, indexes=indexes)
         self.children[POD_DISRUPTION_BUDGET.name] = self.budgets
         self.nodes = reflect(NODE, self._node, _slim_node)
@@ -146,14 +147,14 @@ class World:
             for child in reflector.store.by_index(BY_DEPLOYMENT, uid)
         }
 
-    def budgets_in(self, namespace: str) -> Iterable[Object]:
-        """Everybody's PodDisruptionBudgets."""
-        return self.budgets.store.by_index(BY_NAMESPACE, namespace)
+    def foreign_budgets_in(self, namespace: str) -> Iterable[Object]:
+        """PodDisruptionBudgets that are not Berth's."""
+        return self.budgets.store.by_index(FOREIGN_IN, namespace)
 
     def _budget(self, old: Object | None, new: Object | None) -> None:
         self._child(old, new)
-        if old is None or new is None or old.get("spec") != new.get("spec"):
-            namespace = (new or old or {})["metadata"]["namespace"]
+        changed = old is None or new is None or old.get("spec") != new.get("spec")
+        for namespace in _foreign(new or old or {}) if changed else ():
             for group in self.groups.store.all():
                 if group["metadata"]["namespace"] == namespace:
                     self._child(group, None)
@@ -171,7 +172,9 @@ class World:
         if old is not None and new is not None and _prospects(old) == _prospects(new):
             return
         self._capacity_changed()
-        name = (new or old or {})["metadata"]["name"]
+        if old is None:
+            return
+        name = old["metadata"]["name"]
         for group in self.groups.store.all():
             if name in (group["spec"].get("plannedNodes") or ()):
                 self._child(group, None)
@@ -202,8 +205,8 @@ def _owner_uid(obj: Object) -> Iterable[str]:
     return (owner["uid"],) if owner else ()
 
 
-def _namespace(obj: Object) -> Iterable[str]:
-    return (obj["metadata"]["namespace"],)
+def _foreign(obj: Object) -> Iterable[str]:
+    return () if parse.owner_of(obj, "LLMDeployment") else (obj["metadata"]["namespace"],)
 
 
 def _ended(obj: Object) -> bool:
