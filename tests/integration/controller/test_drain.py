@@ -5,65 +5,17 @@ kubectl is the real one, evictions are decided by the real API server and disrup
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from berth.local import binaries
 from tests.integration.controller.conftest import Change, Site
 from tests.integration.controller.test_several_nodes import foreign_pod
 from tests.support.berth import RunningBerth, ScriptedLeaders
 from tests.support.cluster import eventually
-
-
-class Drain:
-    """One `kubectl drain`; give it arguments and await `ended`."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self._output = asyncio.create_task(process.communicate())
-
-    @property
-    def running(self) -> bool:
-        return not self._output.done()
-
-    async def ended(self, timeout: float = 60) -> str:
-        """Everything it said; it must have succeeded."""
-        out, _ = await asyncio.wait_for(asyncio.shield(self._output), timeout)
-        assert self._process.returncode == 0, out.decode()
-        return out.decode()
-
-    async def said(self, words: str) -> None:
-        """It ended, with an error in these words."""
-        out, _ = await asyncio.wait_for(asyncio.shield(self._output), 60)
-        assert self._process.returncode != 0
-        assert words in out.decode(), out.decode()
-
-    async def stop(self) -> None:
-        if self.running:
-            self._process.kill()
-        await self._output
-
-
-@asynccontextmanager
-async def draining(kubeconfig: Path, node: str) -> AsyncIterator[Drain]:
-    kubectl = await asyncio.to_thread(binaries.provide, ["kubectl"])
-    process = await asyncio.create_subprocess_exec(
-        *(kubectl["kubectl"], "--kubeconfig", kubeconfig, "drain", node, "--ignore-daemonsets"),
-        *("--delete-emptydir-data", "--timeout=120s"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    drain = Drain(process)
-    try:
-        yield drain
-    finally:
-        await drain.stop()
+from tests.support.drain import draining
 
 
 async def cordon(site: Site, node: str, unschedulable: bool = True) -> None:

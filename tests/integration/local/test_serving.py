@@ -18,6 +18,7 @@ from berth.local.demo.client import Replay
 from berth.local.demo.trace import Request
 from tests.integration.local.conftest import LocalCluster
 from tests.support.cluster import Cluster, Manifest, eventually
+from tests.support.drain import draining
 
 pytestmark = pytest.mark.triton
 
@@ -169,3 +170,17 @@ async def test_a_pod_that_is_deleted_finishes_its_streams_and_gets_no_new_ones(
     assert [(outcome.tokens, outcome.broken_at) for outcome in direct.outcomes] == [(400, None)]
     assert failed_since(replay, 0) == []
     assert (await leaders(api))["g0"]["metadata"]["uid"] != victim["metadata"]["uid"]
+
+
+async def test_a_drained_node_costs_no_request(site: LocalCluster, api: Cluster, served: str) -> None:
+    victim = (await leaders(api))["g0"]
+    node = victim["spec"]["nodeName"]
+    async with traffic(served, 25) as replay:
+        await asyncio.sleep(1)
+        async with draining(Path(site.run("kubeconfig").stdout.strip()), node) as drain:
+            await drain.ended(timeout=90)
+        serving = await leaders(api)
+        assert node not in {pod["spec"]["nodeName"] for pod in serving.values()}
+        assert set(serving) == {"g0", "g1"}, "the drain ended after the replacement served"
+    assert failed_since(replay, 0) == []
+    await api.patch("nodes", node, None, {"spec": {"unschedulable": None}})

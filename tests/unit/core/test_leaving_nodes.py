@@ -134,6 +134,24 @@ def test_a_replacement_that_does_not_serve_in_time_is_a_failure_and_the_old_one_
     assert old <= set(simulation.pods)
 
 
+def test_a_drain_of_one_node_after_the_other_spends_no_failure_budget() -> None:
+    """Pods that are not ready yet are evicted at once: the replacement, again and again."""
+    simulation = started(deployment(tensor=8, groups=1), 3)
+    (old,) = simulation.pods
+    simulation.cordoned = nodes_of(simulation)
+    simulation.silent = {"*"}
+    for _ in range(6):
+        run(simulation, 3)
+        (fresh,) = set(simulation.pods) - {old}
+        (kept,) = simulation.cordoned & {simulation.pods[old]["spec"]["nodeName"]}
+        simulation.cordoned = {kept, simulation.pods[fresh]["spec"]["nodeName"]}
+        del simulation.pods[fresh]
+    run(simulation, 3)
+    assert old in simulation.pods
+    assert "-8-0" in next(iter(set(simulation.pods) - {old})), "made anew each time, without delay"
+    assert condition(simulation, "Stalled")["status"] == "False"
+
+
 @pytest.mark.parametrize("when", ["Changes", "All"])
 def test_nothing_leaves_while_changes_are_paused(when: str) -> None:
     simulation = started(deployment(tensor=8, groups=1), 2)

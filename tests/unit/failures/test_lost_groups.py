@@ -52,10 +52,12 @@ def look(
     others: bool = True,
     ready: bool = True,
     taints: tuple[Taint, ...] = (),
+    unschedulable: bool = False,
     policy: GroupPolicy = POLICY,
     **facts: Any,
 ) -> Judgement:
-    around = Surroundings({"n0": NodeView("n0", ready=ready, taints=taints)}, {"n0": NodeFacts(**facts)}, others)
+    node = NodeView("n0", ready=ready, taints=taints, unschedulable=unschedulable)
+    around = Surroundings({"n0": node}, {"n0": NodeFacts(**facts)}, others)
     return judge(subject or group(), answer, policy, NOW, None, around)
 
 
@@ -90,6 +92,13 @@ def test_a_pod_thrown_off_by_a_taint_says_which() -> None:
     assert judgement.reason == "MemberEvicted"
     assert judgement.message.endswith("node n0 has taint maintenance=now:NoExecute")
     assert look(deleted).reason == "MemberDeleted"
+
+
+def test_a_pod_thrown_off_by_a_drain_is_no_failing_of_its_group() -> None:
+    drained = look(group(replace(LEADER, deleting=True)), unschedulable=True)
+    assert (drained.reason, drained.message.endswith("node n0 is cordoned")) == ("MemberEvicted", True)
+    vanished = look(group(LEADER, planned_nodes=("n0",), members=()), unschedulable=True)
+    assert (vanished.reason, vanished.message) == ("MemberEvicted", "1 of 1 pods are gone: node n0 is cordoned")
 
 
 def test_a_late_node_whose_leader_is_silent_loses_its_requests_and_nothing_else() -> None:
