@@ -20,8 +20,8 @@ from berth.core.timestamps import precise, timestamp
 
 NODE_FAILURES: Final = frozenset({"GPUUnhealthy", "NodeSilent", "NodeDeleted"})
 """Reasons of a failure that lie with the node: others should not be placed there for a while."""
-EVICTED: Final = "MemberEvicted"
-"""Thrown off a node on purpose, as a drain may do with pods that are not ready yet: no failing of the group itself."""
+DRAINED: Final = "NodeDrained"
+"""Thrown off a node that is being drained, as happens to pods that are not ready yet: no failing of the group itself."""
 IN_PLACE: Final = "RestartedInPlace"
 FROZEN_SECONDS: Final = 12.0
 """No progress for so long although work is outstanding, and no token for Berth either: more than twice what the
@@ -77,15 +77,15 @@ class Surroundings:
         node = self.nodes.get(member.node or "")
         return node is not None and not node.ready
 
-    def evicts(self, name: str | None) -> str:
-        """Why pods are thrown off a node, in words: a taint, or that it is being drained; empty if they are not."""
+    def evicts(self, name: str | None) -> tuple[str, str]:
+        """(reason, words) of why pods are thrown off a node: a taint, or that it is drained; empty if they are not."""
         node = self.nodes.get(name or "")
         if node is None:
-            return ""
+            return "", ""
         taint = next((str(taint) for taint in node.taints if taint.effect == "NoExecute"), "")
         if taint:
-            return f"node {name} has taint {taint}"
-        return f"node {name} is cordoned" if node.unschedulable or node.deleting else ""
+            return "MemberEvicted", f"node {name} has taint {taint}"
+        return (DRAINED, f"node {name} is cordoned") if node.unschedulable else ("", "")
 
 
 ALONE: Final = Surroundings()
@@ -101,9 +101,9 @@ def find_failure(group: Group, policy: GroupPolicy, now: float, around: Surround
             return replace(failure, member=first_to_fail(group)) if member.ended else failure
     if len(group.members) < group.wanted_members:
         missing = f"{group.wanted_members - len(group.members)} of {group.wanted_members} pods are gone"
-        evicted = next(filter(None, map(around.evicts, nodes_of(group))), "")
-        if evicted:
-            return Failure(EVICTED, f"{missing}: {evicted}", first_to_fail(group))
+        for reason, words in map(around.evicts, nodes_of(group)):
+            if reason:
+                return Failure(reason, f"{missing}: {words}", first_to_fail(group))
         return Failure("MemberMissing", missing, first_to_fail(group))
     for member in group.members:
         if member.ends and group.wanted_members > 1:
@@ -122,16 +122,15 @@ def _member_lost(member: Member, around: Surroundings) -> Failure | None:
     if node.gone:
         return Failure("NodeDeleted", f"node {member.node} of pod {member.name} does not exist any more", member)
     if member.deleting:
-        return _deleted(member, around.evicts(member.node))
+        return _deleted(member, *around.evicts(member.node))
     if member.uid in node.sick:
         return Failure("GPUUnhealthy", node.sick[member.uid].words, member, node.sick[member.uid].since)
     return None
 
 
-def _deleted(member: Member, evicted: str) -> Failure:
-    if evicted:
-        words = f"pod {member.name} is being deleted: {evicted}"
-        return Failure(EVICTED, words, member, member.deletion_asked_at)
+def _deleted(member: Member, reason: str, why: str) -> Failure:
+    if reason:
+        return Failure(reason, f"pod {member.name} is being deleted: {why}", member, member.deletion_asked_at)
     return Failure("MemberDeleted", f"pod {member.name} is being deleted", member, member.deletion_asked_at)
 
 

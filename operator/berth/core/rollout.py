@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from berth import labels
-from berth.core.failures import EVICTED
+from berth.core.failures import DRAINED
 from berth.core.observed import Group, Shortage
 
 
@@ -316,8 +316,8 @@ def _setback(
 ) -> _Setback:
     """The first failure is replaced at once; from the second on the delay doubles, up to the failure budget.
 
-    Only failures of the wanted template count, so that a corrected spec starts afresh; and no evictions, else a drain
-    of one node after the other would spend the budget of a group that takes long to load.
+    Only failures of the wanted template count, so that a corrected spec starts afresh; and no drains, else one
+    node drained after the other would spend the budget of a group that takes long to load.
     """
     if shortage is not None and shortage.until is not None and shortage.until > now:
         return _Setback(shortage.until - now)
@@ -327,7 +327,7 @@ def _setback(
         if group.group == slot
         and group.lifecycle == labels.FAILED
         and group.template_hash == policy.template_hash
-        and group.failure_reason != EVICTED
+        and group.failure_reason != DRAINED
         and group.failed_at is not None
         and now - group.failed_at < policy.failure_window
     )
