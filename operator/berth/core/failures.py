@@ -21,7 +21,7 @@ from berth.core.timestamps import precise, timestamp
 NODE_FAILURES: Final = frozenset({"GPUUnhealthy", "NodeSilent", "NodeDeleted"})
 """Reasons of a failure that lie with the node: others should not be placed there for a while."""
 DRAINED: Final = "NodeDrained"
-"""Thrown off a node that is being drained, as happens to pods that are not ready yet: no failing of the group itself."""
+"""Thrown off a node that is being drained, as happens to pods that are not ready yet: no failing of the group."""
 IN_PLACE: Final = "RestartedInPlace"
 FROZEN_SECONDS: Final = 12.0
 """No progress for so long although work is outstanding, and no token for Berth either: more than twice what the
