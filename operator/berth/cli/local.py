@@ -114,6 +114,23 @@ def kubeconfig(name: str) -> None:
     click.echo(_ask(name, {"do": "status"})["kubeconfig"])
 
 
+@local.command()
+@_name_option
+@click.argument("service")
+@click.option("-n", "--namespace", default="default", show_default=True)
+@click.option("--grpc", is_flag=True, help="HOST:PORT of Triton's gRPC instead of the URL of its HTTP.")
+def url(name: str, service: str, namespace: str, grpc: bool) -> None:
+    """Print where clients reach a Service: curl $(berth local url llama-70b)/v2/health/ready."""
+    from berth.engine import contract
+
+    for each in _ask(name, {"do": "status"})["services"]:
+        if (each["namespace"], each["name"]) == (namespace, service):
+            address = each["address"]
+            click.echo(f"{address}:{contract.PORT_GRPC}" if grpc else f"http://{address}:{contract.PORT_HTTP}")
+            return
+    raise click.ClickException(f"no Service {service} in namespace {namespace}: berth local status")
+
+
 @local.command(context_settings={"ignore_unknown_options": True})
 @_name_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -172,9 +189,17 @@ def gpus(name: str, node: str, unhealthy: int) -> None:
     _act(name, node, "gpus", unhealthy=unhealthy)
 
 
+def _pod_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """`kubectl get -o name` says pod/NAME."""
+    return value.removeprefix("pod/")
+
+
+_pod = click.argument("pod", callback=_pod_name)
+
+
 @local.command()
 @_name_option
-@click.argument("pod")
+@_pod
 @click.option("-n", "--namespace", default="default", show_default=True)
 @click.option("-c", "--container", help="Default: the first.")
 @click.option("-p", "--previous", is_flag=True, help="Of the container's life before this one.")
@@ -196,7 +221,7 @@ def logs(name: str, pod: str, namespace: str, container: str | None, previous: b
 
 @local.command()
 @_name_option
-@click.argument("pod")
+@_pod
 @click.option("-n", "--namespace", default="default", show_default=True)
 @click.option("--hang", is_flag=True, help="The engine freezes; Triton's health stays 200.")
 @click.option("--crash", is_flag=True, help="The engine's process ends.")

@@ -39,18 +39,21 @@ def run(name: str, screen: Screen, *, keep: bool, length: float) -> None:
     """Replays `length` seconds of the trace. The cluster ends afterwards unless `keep`. Raises BerthError."""
     screen.title("Llama-3.1-70B on two pools of simulated GPUs; Triton, Kubernetes, clients and failures are real")
     with cluster.up(Config(name), screen.step, screen.working) as started:
-        asyncio.run(_tell(started.folder, screen, length))
+        pod = asyncio.run(_tell(started.folder, screen, length))
         if keep:
             started.keep()
-    _say_what_next(name, keep, screen)
+    _say_what_next(name, pod if keep else None, screen)
 
 
-async def _tell(folder: Path, screen: Screen, length: float) -> None:
+async def _tell(folder: Path, screen: Screen, length: float) -> str:
+    """All acts; the name of a pod that serves at the end."""
     deployment: Object = yaml.safe_load(SAMPLE.read_text())
     async with opened(folder, screen, deployment) as stage:
         await _place(stage)
         address = await _serve(stage)
         await _survive_a_killed_server(stage, address, deployment["spec"]["objectives"], length)
+        name: str = max(stage.leaders.items())[1]["metadata"]["name"]
+        return name
 
 
 # --- acts -------------------------------------------------------------------------------------------------------------
@@ -144,13 +147,15 @@ def _server_of(status: Mapping[str, Any], pod: Object) -> int:
     raise BerthError(f"no Triton server runs in pod {name}")
 
 
-def _say_what_next(name: str, keep: bool, screen: Screen) -> None:
+def _say_what_next(name: str, pod: str | None, screen: Screen) -> None:
+    """`pod`: one that serves, where the cluster stays."""
     berth = own_command()
-    if keep:
+    if pod:
         lines = [
             (f"{berth} local kubectl --name {name} get llmd,replicagroups,pods", "what runs"),
             (f"{berth} local kubectl --name {name} describe llmd llama-70b", "what was decided, and what happened"),
             (f"{berth} local status --name {name}", "nodes, and addresses of Services"),
+            (f"{berth} local fault --name {name} {pod} --hang", "freeze an engine whose health stays good, and watch"),
             (f"{berth} local nodes --name {name} kill h100-1", "take a node's power, and watch"),
             (f"{berth} local down --name {name}", "end it all"),
         ]
