@@ -182,12 +182,25 @@ class _Front(_Half):
     def __init__(self, proxy: PortProxy) -> None:
         self._proxy = proxy
         self._dialling: asyncio.Task[None] | None = None
+        self._early: bytes = b""
+        """What the client said before there was somebody to say it to."""
+        self._early_end = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.transport.pause_reading()
         self._proxy.opened(self)
         self._dialling = asyncio.create_task(self._dial())
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is not None:
+            super().data_received(data)
+        else:
+            self._early += data
+            self.transport.pause_reading()  # not before: Python 3.11.2 forgets a pause made in connection_made
+
+    def eof_received(self) -> bool:
+        self._early_end = self.other is None
+        return super().eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._proxy.closed(self)
@@ -210,6 +223,9 @@ class _Front(_Half):
             self.transport.abort()
             return
         self.other = back
+        back.transport.write(self._early)
+        if self._early_end:
+            back.transport.write_eof()
         self.transport.resume_reading()
 
 

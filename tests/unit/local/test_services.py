@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -129,6 +130,22 @@ async def test_much_data_arrives_whole_and_so_does_its_end(network: LoopbackNetw
             writer.write(sent)
             writer.write_eof()
             assert await reader.read() == sent
+        proxy.close()
+
+
+@pytest.mark.parametrize("said", [b"", b"hello\n"])
+async def test_a_client_that_has_said_all_before_its_pod_is_dialled_is_heard(
+    network: LoopbackNetwork, said: bytes
+) -> None:
+    async with echo(f"{network.prefix}1.2", "first"):
+        proxy = await PortProxy.listen(f"{network.prefix}254.2", 83)
+        proxy.targets = [(f"{network.prefix}1.2", 8001)]
+        client = socket.create_connection((f"{network.prefix}254.2", 83))
+        client.sendall(said)
+        client.shutdown(socket.SHUT_WR)
+        reader, writer = await asyncio.open_connection(sock=client)  # only now does the proxy get its turn
+        assert await reader.read() == b"first\n" + said
+        writer.close()
         proxy.close()
 
 
