@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from tests.support.berth import RunningBerth
 
 SAMPLES = Path(__file__).parents[3] / "manifests" / "samples"
 DEPLOYMENTS = sorted(path.name for path in SAMPLES.glob("*.yaml") if path.name != "pools.yaml")
-GPUS = {"h100": "H100-SXM-80", "a100-40": "A100-SXM-40"}
 
 
 def with_pools(spec: dict[str, Any], names: dict[str, str]) -> None:
@@ -23,30 +23,55 @@ def with_pools(spec: dict[str, Any], names: dict[str, str]) -> None:
         for allocation in placement["fixed"]["allocations"]:
             allocation["pool"] = names[allocation["pool"]]
     else:
-        placement["pools"] = [names[pool] for pool in placement.get("pools", GPUS)]
+        placement["pools"] = [names[pool] for pool in placement.get("pools", names)]
+
+
+def volume(site: Site, claim: str) -> list[dict[str, Any]]:
+    """A claim that is bound: weights that somebody has put there."""
+    name, size = f"{claim}-{site.tag}", {"storage": "1Gi"}
+    shared = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
+    owner = {"namespace": site.namespace, "name": claim}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": name},
+            "spec": {**shared, "capacity": size, "hostPath": {"path": "/weights"}, "claimRef": owner},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": owner,
+            "spec": {**shared, "resources": {"requests": size}, "volumeName": name},
+        },
+    ]
+
+
+@pytest.fixture
+async def prepared(site: Site) -> AsyncIterator[Site]:
+    """What samples take as given: claims with weights, a priority class."""
+    urgent = {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": "inference"},
+        "value": 1000,
+    }
+    for manifest in (urgent, *volume(site, "models"), *volume(site, "engines")):
+        await site.cluster.create(manifest)
+    yield site
+    await site.cluster.delete("priorityclasses", "inference")
+    for claim in ("models", "engines"):
+        await site.cluster.delete("persistentvolumes", f"{claim}-{site.tag}")
 
 
 @pytest.mark.parametrize("file", DEPLOYMENTS)
-async def test_a_sample_is_placed_and_serves(site: Site, berth: RunningBerth, file: str) -> None:
-    pools = {
-        each["metadata"]["name"]: each["spec"] for each in yaml.safe_load_all((SAMPLES / "pools.yaml").read_text())
-    }
-    own = {
-        name: await site.pool(
-            pools[name]["gpu"], 3, pools[name]["gpusPerNode"], pricePerGPUHour=pools[name]["pricePerGPUHour"]
-        )
-        for name in GPUS
-    }
-    for claim in ("models", "engines"):
-        spec = {"accessModes": ["ReadOnlyMany"], "resources": {"requests": {"storage": "1Gi"}}}
-        await site.cluster.create(
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolumeClaim",
-                "metadata": {"name": claim, "namespace": site.namespace},
-                "spec": spec,
-            }
-        )
+async def test_a_sample_is_placed_and_serves(prepared: Site, berth: RunningBerth, file: str) -> None:
+    site, pools = prepared, yaml.safe_load_all((SAMPLES / "pools.yaml").read_text())
+    own = {}
+    for pool in pools:
+        spec = pool["spec"]
+        price = spec["pricePerGPUHour"]
+        own[pool["metadata"]["name"]] = await site.pool(spec["gpu"], 3, spec["gpusPerNode"], pricePerGPUHour=price)
     names = []
     for manifest in yaml.safe_load_all((SAMPLES / file).read_text()):
         manifest["metadata"]["namespace"] = site.namespace
@@ -56,6 +81,6 @@ async def test_a_sample_is_placed_and_serves(site: Site, berth: RunningBerth, fi
         await site.cluster.create(manifest)
     assert names, f"{file} holds no LLMDeployment"
     for name in names:
-        status = (await site.settled(name))["status"]
+        status = (await site.settled(name, timeout=90))["status"]
         assert status["readyReplicas"] == status["replicas"] > 0
         assert status["summary"]["message"] == "Ready"
