@@ -401,7 +401,8 @@ class Simulation:
             case "NodeDeleted":
                 assert nodes & self.gone
             case "EngineFrozen":
-                assert {pod["metadata"]["uid"] for pod in pods} & self.hung
+                told = {uid for uid, answer in self.answers.items() if answer.frozen_for}  # it may have recovered since
+                assert {pod["metadata"]["uid"] for pod in pods} & (self.hung | told)
 
     def _missed(self, leader: Manifest | None) -> bool:
         answer = self.answers.get(leader["metadata"]["uid"]) if leader else None
