@@ -17,6 +17,7 @@ from berth.core.disruption import nodes_of
 from berth.core.nodes import NodeView
 from berth.core.observed import Answer, Contact, Group, Member, NodeFacts
 from berth.core.timestamps import precise, timestamp
+from berth.engine.contract import Exit
 
 NODE_FAILURES: Final = frozenset({"GPUUnhealthy", "NodeSilent", "NodeDeleted"})
 """Reasons of a failure that lie with the node: others should not be placed there for a while."""
@@ -31,6 +32,7 @@ MAX_EVIDENCE_TEXT: Final = 2048
 MAX_WORDS: Final = 1024
 LONGEST_SKEW: Final = 3600.0
 """A time that a node tells is believed at most so long before Berth noticed."""
+_HUNG_FOR: Final = re.compile(r" for ([0-9]{1,4}\.[0-9])s")
 _XID: Final = re.compile(r"xid\D{0,3}([0-9]{1,3})", re.IGNORECASE)
 
 
@@ -225,9 +227,13 @@ def _occurred_at(failure: Failure, answer: Answer | None, now: float) -> float:
     """When it happened, as far as is known; a node's clock is not believed against what Berth saw itself."""
     at, member = failure.at, failure.member
     if at is None and member is not None and member.last_termination is not None:
-        at = member.last_termination.finished_at
+        ended = member.last_termination
+        at = ended.finished_at
         if at is not None and answer is not None and answer.uid == member.uid:
             at = max(at, answer.at)
+        hung = _HUNG_FOR.search(ended.message) if ended.exit_code == Exit.HANG else None
+        if hung:  # the launcher ended it after it had watched it for so long
+            at = (at if at is not None else now) - float(hung.group(1))
     return min(max(at if at is not None else now, now - LONGEST_SKEW), now)
 
 

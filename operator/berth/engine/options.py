@@ -101,7 +101,7 @@ SECONDS: Final = {
     "--join-timeout": 900.0,
     "--hang-after": 5.0,
     "--first-token-timeout": 120.0,
-    "--canary-every": 10.0,
+    "--canary-every": 3.0,
     "--drain-timeout": 300.0,
     "--exit-timeout": 30.0,
     "--grace": 0.0,

@@ -244,3 +244,14 @@ def test_a_group_of_several_pods_is_lost_when_a_container_ends() -> None:
 def test_a_container_that_is_down_gets_no_requests_although_the_pod_still_says_ready() -> None:
     stale = group(down(ready=True, serving=False), accepted_restart=FORGIVEN)
     assert look(stale).actions == ()
+
+
+def test_a_hang_began_before_the_launcher_ended_it() -> None:
+    words = "Hang: no progress for 5.2s with 3 requests in flight (steps 1, tokens 1)"
+    hung = Termination(exit_code=70, message=words, finished_at=NOW - 1)
+    judgement = look(group(down(last_termination=hung)), replace(WELL, at=NOW - 3))
+    assert judgement.evidence is not None
+    assert judgement.evidence["occurredAt"] == precise(NOW - 1 - 5.2)
+    killed = look(group(down(last_termination=replace(CRASHED, finished_at=NOW - 300))), replace(WELL, at=NOW - 3))
+    assert killed.evidence is not None
+    assert killed.evidence["occurredAt"] == precise(NOW - 3), "a node's clock is not believed against an answer"
