@@ -73,6 +73,9 @@ class Result:
     retried: int = 0
     failed: int = 0
     failed_after_cut: int = 0
+    hung: int = 0
+    """Sent after the fault and without an answer when the clients gave up, more than two seconds later."""
+    errors: list[str] = field(default_factory=list)
     false_alarms: int = 0
     """Groups other than the victim that were cut off or replaced."""
     told: dict[str, Any] = field(default_factory=dict)
@@ -259,11 +262,12 @@ async def repetition(bench: Bench, fault: str, number: int) -> Result:
         status = (await bench.client.get(LLM_DEPLOYMENT, NAMESPACE, name)).get("status", {})
         result.told = status.get("lastFailover", {})
     finally:
+        ended_at = replay.now()
         for task in (running, watching):
             task.cancel()
         await asyncio.gather(running, watching, return_exceptions=True)
         await _heal(bench, fault, node)
-    _judge(result, replay.outcomes, at)
+    _judge(result, replay.outcomes, at, ended_at)
     await bench.remove(name)
     return result
 
@@ -314,9 +318,14 @@ def _replaced(bench: Bench, slot: str, victim: Object) -> bool:
     )
 
 
-def _judge(result: Result, outcomes: list[Outcome], at: float) -> None:
+def _judge(result: Result, outcomes: list[Outcome], at: float, ended_at: float) -> None:
+    """What the clients' end itself cut short is nobody's fault: only requests that had two seconds count."""
+    outcomes = [each for each in outcomes if each.sent < ended_at - 2.0]
     ended = [each for each in outcomes if each.last is not None or each.error or each.broken_at is not None]
-    hurt = [each for each in ended if each.error or each.broken_at is not None]
+    hung = [each for each in outcomes if each not in ended]
+    hurt = [each for each in ended if each.error or each.broken_at is not None] + hung
+    result.hung = len(hung)
+    result.errors = sorted({each.error[:160] for each in ended if each.error})[:3]
     result.requests, result.retried = len(ended), sum(each.broken_at is not None for each in ended)
     result.failed = sum(bool(each.error) for each in ended)
     result.lost = round(max([each.sent - at for each in hurt if each.sent >= at], default=0.0), 2)
@@ -342,7 +351,8 @@ def row(fault: str, results: list[Result]) -> str:
         verdict = "" if bound is None else f" {'<=' if quantile(values, 0.95) <= bound else '> '} {bound:g}"
         cells.append(f"{text + verdict:>26}")
     cells.append(f"{sum(each.requests for each in results):>7} {sum(each.retried for each in results):>7}")
-    cells.append(f"{sum(each.failed for each in results):>6} {sum(each.false_alarms for each in results):>6}")
+    failed = sum(each.failed + each.hung for each in results)
+    cells.append(f"{failed:>6} {sum(each.false_alarms for each in results):>6}")
     return "  ".join(cells)
 
 

@@ -28,9 +28,11 @@ OWN_CONNECTION: Final = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.http2.ping_timeout_ms", 3000),
 )
 """Otherwise all channels of a process to one address share a connection, and one that was refused waits for minutes;
-and without keepalive a request to a machine that fell silent waits for ever, whatever the Service has learned."""
+and without keepalive a request to a machine that fell silent waits for ever, whatever the Service has learned. The time
+of the ping is gRPC's own: without it a minute passes, whatever the time of the keepalive."""
 ERRORS_WITH_CODES: Final = {"triton_grpc_error": "true"}
 """Asks Triton to end a stream with an error's code; otherwise a stream has only words, and UNAVAILABLE is lost."""
 RETRY_PAUSE: Final = 1.0
