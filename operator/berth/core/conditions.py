@@ -125,6 +125,7 @@ GROUP_REASONS: Final[Mapping[str, str]] = {
     "MemberFailed": "A pod ended for good.",
     "MemberRestarted": "A container of a group of several pods ended: half a model answers nothing.",
     "MemberDeleted": "Somebody deleted a pod.",
+    "NodeDrained": "A pod that was not ready yet was thrown off a cordoned node.",
     "MemberEvicted": "A pod is thrown off its node by a taint.",
     "MemberMissing": "A pod is gone.",
     "MemberReplaced": "A pod of the right name is not the one the group was made of.",

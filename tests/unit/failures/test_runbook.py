@@ -33,7 +33,7 @@ def test_every_reason_of_a_group_is_listed(module: str) -> None:
     assert found <= set(GROUP_REASONS)
 
 
-@pytest.mark.parametrize("module", ["status", "pools", "conditions"])
+@pytest.mark.parametrize("module", ["status", "pools", "conditions", "resilience"])
 def test_every_reason_of_a_condition_is_listed(module: str) -> None:
     tree = ast.parse((ROOT / f"operator/berth/core/{module}.py").read_text())
     found = set()
