@@ -52,6 +52,7 @@ async def look(site: Site, clock: Clock) -> None:
 async def groups_become(site: Site, count: int) -> dict[str, Any]:
     async def check() -> dict[str, Any]:
         found = await site.get()
+        assert "placement" in found.get("status", {}), "no status yet"
         assert placed(found)["groups"] == count, found["status"]["placement"]
         return found
 
