@@ -8,6 +8,7 @@ pass; that is cheap but for a close look every quarter of an hour.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -28,7 +29,9 @@ from berth.core.requests import Request
 from berth.core.steering.steer import steer
 from berth.core.steering.told import Kept, situation_of, steered
 from berth.core.wanted import readable_pools
-from berth.errors import InvalidSpec
+from berth.errors import BerthError, InvalidSpec
+
+_log = logging.getLogger(__name__)
 
 _Name = tuple[str, str]
 """Namespace and name of a deployment."""
@@ -58,9 +61,14 @@ class Planner:
                 supplies = await self._supplies(snapshot)
                 async with self._one_at_a_time:
                     decision = await asyncio.to_thread(decide, snapshot, supplies.values(), self._memory)
-            return await self._steered(snapshot, decision)
         except InvalidSpec as error:
             return Decision(None, refusal=error)
+        try:
+            return await self._steered(snapshot, decision)
+        except Exception as error:  # what keeps groups alive does not wait for what makes them better
+            if not isinstance(error, BerthError):
+                _log.exception("measurements of %s/%s were not looked at", metadata.namespace, metadata.name)
+            return decision
 
     async def _steered(self, snapshot: Snapshot, decision: Decision) -> Decision:
         """With what measurements say; as it is while there are none."""
@@ -87,6 +95,8 @@ class Planner:
             moves_by_pool=Counter(pool for other, pools in self._moving.items() if other != name for pool in pools),
             neighbours=self._neighbours(name, decision.allocation.pool, snapshot.now),
         )
+        if self._one_at_a_time.locked() and (situation.state.failing_over or situation.state.changing):
+            return decision  # a lost group is not kept waiting by somebody else's models
         async with self._one_at_a_time:
             found = await asyncio.to_thread(steer, situation, self._memory)
         self._kept[name] = Kept(found.day, found.reviewed, found.calibration)

@@ -64,6 +64,15 @@ def test_without_a_reading_everything_stays_as_it_is() -> None:
     assert found.calibration == Calibration()
 
 
+@pytest.mark.parametrize("changed", [{"variant": "gone"}, {"pool": "gone"}, {"tensor_parallel": 1, "variant": "bf16"}])
+def test_what_the_models_know_nothing_of_is_left_alone(changed: dict[str, Any]) -> None:
+    """The spec was edited since, the pool is gone, or the copy does not even fit as the models have it."""
+    found = look(replace(situation(reading(14.0)), in_force=HERE.model_copy(update=changed)))
+    assert found.sized.groups == 3
+    assert isinstance(found.verdict, Hold)
+    assert found.verdict.reason == "Unknown"
+
+
 @pytest.mark.parametrize("seconds", [10.0, 100.0])
 def test_a_minute_says_nothing_yet(seconds: float) -> None:
     young = Reading(NOW, span(50.0, seconds=seconds), span(50.0, seconds=seconds))

@@ -22,6 +22,7 @@ HOLDS: Final[dict[str, str]] = {
     "FixedPlacement": "The spec fixes the placement.",
     "MovesOff": "placement.moves.mode is Off.",
     "Paused": "spec.pause holds changes back.",
+    "Unknown": "The models know nothing of the placement in force: its variant, GPU type or room for KV.",
     "NoMetrics": "Metrics are missing or stale.",
     "TooFewSamples": "Too few independent measurements to tell chance from change.",
     "LessThanADay": "The day's peak is not known before a day was measured.",

@@ -33,6 +33,7 @@ from berth.core.placement.supply import Supply
 from berth.core.scaling import FAST_BURN, Bounds, Demand, Scaling, Sized, scale
 from berth.core.steering.day import DAY, Day
 from berth.core.steering.reading import Reading, Span
+from berth.estimator.memory import UNSUPPORTED
 
 REVIEW_SECONDS: Final = 900.0
 """Time between two weighings of a deployment that is well: prices and capacity change slowly, models take a while."""
@@ -118,7 +119,21 @@ def steer(situation: Situation, memory: Memory) -> Steering:
         hold = rules.gate(situation.now, situation.policy, situation.past, state)
         assert hold is not None, "nothing was measured"
         return Steering(current, hold, situation.calibration, situation.day, reviewed=situation.reviewed)
+    if not _known(situation, memory):
+        current = Sized(situation.groups_for_traffic, situation.in_force.groups)
+        return Steering(current, Hold("Unknown"), situation.calibration, situation.day)
     return _Look(situation, reading, memory).steering()
+
+
+def _known(situation: Situation, memory: Memory) -> bool:
+    """Whether the models can say anything of what runs: a spec may have been edited since, a pool be of another time."""
+    layout, supplies = Layout.of(situation.in_force), situation.supplies
+    if layout.pool not in supplies or not supplies[layout.pool].gpu.memory_gib:
+        return False
+    if layout.variant not in {variant.name for variant in situation.asked.variants}:
+        return False
+    account = Estimates(situation.asked, supplies, memory).fit(layout)
+    return account.verdict != UNSUPPORTED and account.kv_tokens_mid > 0
 
 
 class _Look:
