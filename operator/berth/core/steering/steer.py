@@ -126,7 +126,7 @@ def steer(situation: Situation, memory: Memory) -> Steering:
 
 
 def _known(situation: Situation, memory: Memory) -> bool:
-    """Whether the models can say anything of what runs: a spec may have been edited since, a pool be of another time."""
+    """Whether the models can say anything of what runs: the spec may have been edited since."""
     layout, supplies = Layout.of(situation.in_force), situation.supplies
     if layout.pool not in supplies or not supplies[layout.pool].gpu.memory_gib:
         return False
