@@ -17,6 +17,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from benchmarks.bench_planner import MAX_REQUESTED, MODELS, PRICES, asked, questions
 from berth.core.calibration.diagnose import Cause, diagnose
@@ -81,7 +82,9 @@ def simulated(
     found = {name: pool(name, gpu, price, nodes=8) for name, (gpu, price) in pools.items()}
     simulation = Simulation(found, hour, hidden=hidden, events=events, seed=seed, memory=MEMORY, responses=RESPONSES)
     minutes = minutes_of(hour, days * DAY, load, Swing(SWING))
-    course = simulation.add("chat", asked(MODELS[0], load, first, token), minutes)
+    # Without an availability target: baselines have none, and spare groups are not what is compared.
+    wanted = replace(asked(MODELS[0], load, first, token), availability=None)
+    course = simulation.add("chat", wanted, minutes)
     simulation.run(days * DAY)
     return simulation, course
 
