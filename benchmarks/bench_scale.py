@@ -40,8 +40,9 @@ TOLERANCE = 1.2
 NAMESPACE = "scale"
 GPUS = 8
 SPARE = 4 / 3
-SETTLE_SECONDS = 45
 IDLE_SECONDS = 60
+MINUTES = 4
+"""After the last became Ready, within which there must be an idle one."""
 PARALLEL = 32
 LIMIT = 1800.0
 POOL_LABEL = "benchmarks.berth.dev/pool"
@@ -218,10 +219,13 @@ async def _run(cluster: Cluster, operator: Operator, deployments: int, nodes: Se
     after = Page(await operator.page())
     cpu = operator.cpu_seconds() - cpu
 
-    await asyncio.sleep(SETTLE_SECONDS)  # what the last pass wrote is seen once more, and the first metrics are read
-    quiet = Page(await operator.page())
-    await asyncio.sleep(IDLE_SECONDS)
-    idle = Page(await operator.page())
+    quiet, idle = after, after
+    for _ in range(MINUTES):  # the first metrics of each leader are still to be read, and told
+        quiet = idle
+        await asyncio.sleep(IDLE_SECONDS)
+        idle = Page(await operator.page())
+        if idle.writes == quiet.writes:
+            break
 
     lost, memory = list(nodes[3::4]), operator.memory_mib()
     hit = await _lose(cluster, operator, lost)
