@@ -188,17 +188,16 @@ def _settings(dockerfile: str) -> _Settings:
 
 
 def _built_by_engine(name: str, base: str, inputs: list[Input]) -> Archive:
-    image = f"berth-e2e/{name}:{digest([base, *inputs])}"
+    image = f"docker.io/berth-e2e/{name}:{digest([base, *inputs])}"
     if not succeeds("docker", "image", "inspect", image):
         say(f"{name}: docker build on {base}")
         dockerfile = CHECKOUT / "operator" / "Dockerfile"
         run("docker", "build", "-f", dockerfile, f"--build-arg=BASE={base}", "-t", image, CHECKOUT, timeout=1500)
 
-    def make(place: Path, _: str) -> None:
+    def make(place: Path) -> None:
         run("docker", "save", "-o", place / "image.tar", image)
 
-    place = made(f"image-{name}", [image], lambda place: make(place, image))
-    return Archive(image, place / "image.tar")
+    return Archive(image, made(f"image-{name}", [image], make) / "image.tar")
 
 
 def _archive(name: str, inputs: list[Input], make: Callable[[Path, str], None]) -> Archive:

@@ -127,10 +127,6 @@ def workers(name: str = NAME) -> list[str]:
     return sorted(run("docker", "ps", "-a", "--format={{.Names}}", *filters).split())
 
 
-def export_logs(name: str, place: Path) -> None:
-    run(images.built()["kind"], "export", "logs", place, "--name", name, environment=_environment())
-
-
 def _configuration(detection: Detection, shape: Sequence[GpuNode], *, ours: bool) -> str:
     kubelet: dict[str, Any] = {
         "kind": "KubeletConfiguration",

@@ -68,11 +68,6 @@ class Deployment:
         placement["fixed"]["allocations"][0]["groups"] = groups
         return placement
 
-    def reason(self, kind: str) -> str:
-        """Reason of a condition; empty if it is not there."""
-        conditions = self.status().get("conditions", [])
-        return next((str(each.get("reason")) for each in conditions if each["type"] == kind), "")
-
 
 def node_of(pod: Manifest) -> str:
     return str(pod["spec"].get("nodeName", ""))

@@ -18,6 +18,7 @@ for folder in {glob.os.path.dirname(path) for path in glob.glob('/dev/shm/*/stat
     with open(folder + '/faults.json', 'w') as file:
         file.write(sys.argv[1])
 """
+HTTP = labels.PORT_HTTP
 _GET = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=5).status)"
 
 
@@ -134,7 +135,3 @@ def kill_api_server(kubectl: Kubectl, control_plane: str) -> None:
         run("docker", "exec", control_plane, "ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", task)
     assert running, "the API server ran"
     wait("the API server answers again", kubectl.answers, timeout=180)
-
-
-LAUNCHER = labels.PORT_LAUNCHER
-HTTP = labels.PORT_HTTP
