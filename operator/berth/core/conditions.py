@@ -133,6 +133,9 @@ GROUP_REASONS: Final[Mapping[str, str]] = {
     "NodeSilent": "Its node's Lease stopped, and its leader does not answer or the control plane gave the node up.",
     "NodeDeleted": "Its node does not exist any more.",
     "EngineFrozen": "The engine has work, makes no progress, and gave Berth no token.",
+    "AwaitingVerdict": "A move has left it: whole and without requests until the move is judged.",
+    "Resuming": "It was drained and is to take requests again.",
+    "Requested": "Somebody asked for its replacement by annotation.",
     "DeadlineExceeded": "It did not serve within update.deadline while what it was to replace still stands.",
     "Failed": "It failed; why was lost.",
 }
