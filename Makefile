@@ -57,6 +57,7 @@ verify: setup
 	$(BIN)/lint-imports
 	$(BIN)/berth crd --check --check-compatible tests/data/released/v0.1.0
 	$(BIN)/python charts/generate.py --check
+	$(BIN)/python -m tools.metrics_page --check
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml operator charts tools
 	$(BIN)/python -m tools.policies
 	$(BIN)/python -m tools.audit

@@ -40,6 +40,7 @@ from berth.kube.kinds import GPU_POOL, LLM_DEPLOYMENT, REPLICA_GROUP
 from berth.kube.limits import Limits
 from berth.kube.workqueue import WorkQueue
 from berth.labels import GROUP
+from berth.measurements import Measurements
 from berth.metrics import Metrics
 from berth.page import serve_page
 from berth.serving.monitor import Monitor
@@ -154,6 +155,7 @@ class App:
             settings.metrics_interval,
             settings.metrics_warm_up,
         )
+        self.metrics.registry.register(Measurements(self._reader))
         self._measuring = Measuring(self._reader, self._wake, self._time_of_day)
         arbiter = Arbiter(
             client,

@@ -2,7 +2,7 @@
 
 A pass says whom it wants to hear from (`follow`); nobody else is ever read. A leader that left is kept until its hour
 is over, since its requests happened, and no longer. Nothing is decided here: silence stays silence, and whoever asks
-gets an account with its age.
+gets an account with its age. Accounts may be asked for from another thread than the one that reads.
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ class Reader:
         now = self._clock()
         first = batch_index(now) - (SLOW_BATCHES if whole_hour else FAST_BATCHES)
         batches: dict[str, list[Batch]] = {}
-        for records in self._records.values():
-            for record in records.values():
+        for records in list(self._records.values()):
+            for record in list(records.values()):
                 some = (batch for batch in record.series.batches if batch.index >= first)
                 batches.setdefault(record.leader.pool, []).extend(some)
         return {pool: PoolMeasured(pool, windows(some, now)) for pool, some in batches.items()}

@@ -24,14 +24,14 @@ class Series:
         self.last: Sample | None = None
         self._counts_from = counts_from
         self._batches: deque[Batch] = deque(maxlen=SLOW_BATCHES + 1)
-        self._known: tuple[float, Windows] | None = None
+        self._known: tuple[tuple[int, float], Windows] | None = None
 
     def add(self, sample: Sample) -> None:
         """The next sample; one that is not later than the last is ignored."""
         before = self.last
         if before is not None and sample.at <= before.at:
             return
-        self.last, self._known = sample, None
+        self.last = sample
         if before is None or before.at < self._counts_from:
             return
         tally = between(before, sample, self.objectives)
@@ -50,7 +50,8 @@ class Series:
 
     def windows(self, now: float) -> Windows:
         """As they are at `now`."""
-        minute = float(batch_index(now))
-        if self._known is None or self._known[0] != minute:
-            self._known = minute, windows(self._batches, now)
-        return self._known[1]
+        key = batch_index(now), self.last.at if self.last else 0.0
+        known = self._known
+        if known is None or known[0] != key:
+            known = self._known = key, windows(tuple(self._batches), now)
+        return known[1]
