@@ -42,7 +42,7 @@ def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
     for title, about, collector in PARTS:
-        parts.append(_part(title, about, _rows(collector.describe() or ())))
+        parts.append(_part(title, about, _rows(collector.describe())))
     registry = Metrics().registry
     own: list[Collector] = list(dict.fromkeys(registry._collector_to_names))
     parts.append(_part(*OPERATOR, _rows(family for collector in own for family in _described(collector))))
@@ -60,8 +60,8 @@ def _part(title: str, about: str, rows: Iterable[str]) -> str:
     return "\n".join((f"## {title}\n\n{about}\n", head, *rows, ""))
 
 
-def _rows(families: Iterable[Any]) -> Iterator[str]:
-    for family in families:
+def _rows(families: Iterable[Any] | None) -> Iterator[str]:
+    for family in families or ():
         labels = getattr(family, "label_names", None) or getattr(family, "_labelnames", ())
         name = f"{family.name}_total" if family.type == "counter" else family.name
         shown = ", ".join(f"`{label}`" for label in labels) or "-"
