@@ -62,9 +62,9 @@ def _part(title: str, about: str, rows: Iterable[str]) -> str:
 
 def _rows(families: Iterable[Any] | None) -> Iterator[str]:
     for family in families or ():
-        labels = getattr(family, "label_names", None) or getattr(family, "_labelnames", ())
+        labels = getattr(family, "label_names", None) or getattr(family, "_labelnames", None)
         name = f"{family.name}_total" if family.type == "counter" else family.name
-        shown = ", ".join(f"`{label}`" for label in labels) or "-"
+        shown = ", ".join(f"`{label}`" for label in labels or ()) or "-"
         yield f"| `{name}` | {family.type} | {shown} | {family.documentation} |"
 
 

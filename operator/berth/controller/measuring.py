@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from berth.api.placement import Allocation
+from berth.controller.planner import Planner
 from berth.core.conditions import OBJECTIVES_MET
 from berth.core.measurement.measured import Measured
 from berth.core.measurement.report import SAY_SECONDS, Report, report, settled
 from berth.core.measurement.tell import objectives_of
 from berth.core.observed import Group, Snapshot
+from berth.core.placement.current import Current, Load, load_of
+from berth.core.placement.question import spec_hash
 from berth.core.plan import Plan
 from berth.serving.reader import Reader
 from berth.serving.sources import Leader
@@ -27,6 +31,17 @@ class _Said:
     revision: str | None
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What the models said last of the placement in force."""
+
+    at: float
+    load: Load
+    of: Hashable
+    """Everything else it depends on."""
+    current: Current | None
+
+
 class Measuring:
     """`wake` is called with the key of a deployment whose status is to be written anew; `clock` gives Unix seconds."""
 
@@ -35,6 +50,7 @@ class Measuring:
         self._wake = wake
         self._clock = clock
         self._said: dict[Hashable, _Said] = {}
+        self._asked: dict[Hashable, _Asked] = {}
 
     def measured(self, key: Hashable) -> Measured:
         return self._reader.measured(key)
@@ -79,6 +95,28 @@ class Measuring:
         self._said[key] = _Said(new, now, revision)
         return new
 
+    async def current(
+        self, key: Hashable, snapshot: Snapshot, allocation: Allocation, planner: Planner
+    ) -> Current | None:
+        """What the placement in force is expected to do with the traffic of now, or with the last that was known.
+
+        The models are asked when the traffic changed by more than a tenth, and at most once a minute. None before the
+        first measurement.
+        """
+        deployment = snapshot.deployment
+        of = (allocation, spec_hash(deployment.spec))
+        before = self._asked.get(key)
+        known = before.current if before is not None and before.of == of else None
+        load = load_of(snapshot.measured, deployment)
+        if load is None:
+            return known
+        now = self._clock()
+        if before is not None and before.of == of and (now - before.at < SAY_SECONDS or load.near(before.load)):
+            return known
+        found = await planner.current(snapshot, allocation, load)
+        self._asked[key] = _Asked(now, load, of, found)
+        return found
+
     def news(self, key: Hashable) -> None:
         """A leader of the deployment was read, or could not be: wake it if there is something to say."""
         said = self._said.get(key)
@@ -95,6 +133,7 @@ class Measuring:
     def forget(self, key: Hashable) -> None:
         """The deployment is gone."""
         self._said.pop(key, None)
+        self._asked.pop(key, None)
         self._reader.forget(key)
 
 

@@ -16,10 +16,12 @@ from statistics import median
 from typing import Final
 
 from berth.api.gpupool import GPUPool
+from berth.api.placement import Allocation
 from berth.controller.arbiter import Arbiter
 from berth.core.moves.asked import move_asked_for
 from berth.core.moves.decision import Move
 from berth.core.observed import Snapshot
+from berth.core.placement.current import Current, Load, current
 from berth.core.placement.decide import Decision, decide, kept
 from berth.core.placement.evaluate import Memory
 from berth.core.placement.question import question
@@ -75,9 +77,9 @@ class Planner:
         name, status = _name(snapshot), snapshot.raw.get("status") or {}
         if "calibration" in status and decision.allocation is not None:
             decision = replace(decision, status={"calibration": status["calibration"], **decision.status})
-        current = (status.get("moves") or {}).get("current") or {}
+        moving = (status.get("moves") or {}).get("current") or {}
         self._moving[name] = frozenset(
-            side["pool"] for key in ("from", "to") for side in current.get(key) or () if "pool" in side
+            side["pool"] for key in ("from", "to") for side in moving.get(key) or () if "pool" in side
         )
         measured = snapshot.measured
         if decision.allocation is None or measured is None or not measured.fresh:
@@ -127,6 +129,18 @@ class Planner:
         supplies = await self._supplies(snapshot)
         async with self._one_at_a_time:
             return await asyncio.to_thread(move_asked_for, snapshot, asked, supplies.values(), self._memory)
+
+    async def current(self, snapshot: Snapshot, allocation: Allocation, load: Load) -> Current | None:
+        """What the placement in force is expected to do with a load; None where the models cannot tell."""
+        pool = readable_pools(snapshot.pools).get(allocation.pool)
+        if pool is None:
+            return None
+        try:
+            supply = await self._supply(pool, snapshot)
+        except InvalidSpec:
+            return None
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(current, snapshot.deployment, allocation, supply, load, self._memory)
 
     async def _supply(self, pool: GPUPool, snapshot: Snapshot) -> Supply:
         """The pool as it stands, without what the deployment's own groups take: they would make room for others."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from berth import labels, logs
@@ -27,6 +28,7 @@ from berth.core.failures import IN_PLACE
 from berth.core.groups import State
 from berth.core.moves.decision import Move
 from berth.core.observed import Shortage, Snapshot
+from berth.core.placement.current import Current
 from berth.core.placement.decide import Decision
 from berth.core.plan import Plan, make_plan
 from berth.core.render import DeploymentRef, demand, render_replica_group
@@ -146,7 +148,11 @@ class Reconciler:
     async def _pass(self, key: Key, snapshot: Snapshot, memory: _Memory) -> float | None:
         decision = await self._planner.decide(snapshot)
         wish = await self._wish(snapshot, decision)
-        plan = make_plan(snapshot, self._defaults, needed_groups, decision, wish)
+        now = await self._current(key, snapshot, decision)
+        groups = now.groups_for_traffic if now is not None else _last_known(snapshot)
+        if decision is not None and snapshot.deployment.spec.scaling.mode == "Auto":
+            groups = None  # the decision follows the measured traffic itself, and remembers it
+        plan = make_plan(snapshot, self._defaults, partial(needed_groups, measured=groups), decision, wish)
         outcome = await self._executor.run(
             key.namespace, plan.actions, lambda order: self._claim(key, snapshot, plan, order)
         )
@@ -160,7 +166,7 @@ class Reconciler:
         self._arbiter.forget(key, frozenset(outcome.shortages))
         (self._unplaced.add if plan.wanted is None else self._unplaced.discard)(key)
         self._ask(key, snapshot, plan)
-        await self._write_status(key, snapshot, plan, outcome)
+        await self._write_status(key, snapshot, plan, outcome, now)
         if outcome.refusals:
             raise Transient(f"{key}: {outcome.refusals[0]}")
         return self._next(plan, outcome, snapshot.shortages)
@@ -193,6 +199,14 @@ class Reconciler:
                         self._metrics.failover(phase, reason or group_life.UNREACHABLE, seconds)
                     if failover.is_false_alarm(group, plan.judgements[group.name]):
                         self._metrics.false_alarm()
+
+    async def _current(self, key: Key, snapshot: Snapshot, decision: Decision | None) -> Current | None:
+        """What the placement in force is expected to do with the traffic of now; None where nobody can tell."""
+        fixed = snapshot.deployment.spec.fixed_allocations
+        allocation = decision.allocation if decision is not None else fixed[0] if fixed else None
+        if allocation is None or snapshot.deployment.metadata.deletion_timestamp:
+            return None
+        return await self._measuring.current(key, snapshot, allocation, self._planner)
 
     def _next(self, plan: Plan, outcome: Outcome, known: Mapping[int, Shortage]) -> float:
         delays = [self._resync]
@@ -246,8 +260,11 @@ class Reconciler:
         self._monitor.ask(key, frozenset(each for each in questions if each is not None), alive)
         self._measuring.follow(key, snapshot, plan)
 
-    async def _write_status(self, key: Key, snapshot: Snapshot, plan: Plan, outcome: Outcome) -> None:
-        status = build_status(snapshot, plan, outcome, self._measuring.report(key, snapshot, plan))
+    async def _write_status(
+        self, key: Key, snapshot: Snapshot, plan: Plan, outcome: Outcome, now: Current | None
+    ) -> None:
+        report = self._measuring.report(key, snapshot, plan)
+        status = build_status(snapshot, plan, outcome, report, now.predicted if now else None)
         metadata = snapshot.deployment.metadata
         self._standing.tell(metadata.namespace, metadata.name, snapshot.deployment, status)
         stored = snapshot.raw.get("status") or {}
@@ -347,6 +364,18 @@ def _waited(snapshot: Snapshot) -> float:
     return max(0.0, snapshot.now - since) if waits and since is not None else 0.0
 
 
-def needed_groups(deployment: LLMDeployment, wanted: Wanted) -> int:
-    """Groups that must serve: what the user demands, or what the traffic needs; never more than there are to be."""
-    return min(max(deployment.spec.replica_groups.min_available, wanted.groups_for_traffic), wanted.count)
+def needed_groups(deployment: LLMDeployment, wanted: Wanted, measured: int | None = None) -> int:
+    """Groups that must serve: what the user demands, or what the traffic needs; never more than there are to be.
+
+    `measured` is what the measured traffic needs where the decision does not know it, as where people count groups;
+    before the first measurement it is the planned one's.
+    """
+    for_traffic = measured if measured is not None else wanted.groups_for_traffic
+    return min(max(deployment.spec.replica_groups.min_available, for_traffic), wanted.count)
+
+
+def _last_known(snapshot: Snapshot) -> int | None:
+    """What an earlier process found to be needed, if it had measured."""
+    stored = snapshot.raw.get("status") or {}
+    needed = stored.get("needed")
+    return needed if isinstance(needed, int) and (stored.get("placement") or {}).get("measured") else None

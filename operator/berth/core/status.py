@@ -45,8 +45,17 @@ class Outcome:
     """Writes the API server refused for good, in its words."""
 
 
-def build_status(snapshot: Snapshot, plan: Plan, outcome: Outcome, report: Report | None = None) -> dict[str, Any]:
-    """The whole status of the deployment; `report` is what was measured, None where nobody measures."""
+def build_status(
+    snapshot: Snapshot,
+    plan: Plan,
+    outcome: Outcome,
+    report: Report | None = None,
+    predicted: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The whole status of the deployment; `report` is what was measured, None where nobody measures.
+
+    `predicted` is what is expected at the measured traffic; without it the figures of the decision stand.
+    """
     deployment = snapshot.deployment
     stored: Mapping[str, Any] = snapshot.raw.get("status") or {}
     facts = _Facts(snapshot, plan, outcome, report)
@@ -70,7 +79,7 @@ def build_status(snapshot: Snapshot, plan: Plan, outcome: Outcome, report: Repor
         status |= {name: part for name, part in plan.decision.status.items() if name != "placement"}
     if plan.wanted is not None:
         status["resolved"] = {"image": plan.wanted.template.image, "backend": plan.wanted.template.backend}
-        status["placement"] = _placement(facts, deployment, plan.wanted, stored)
+        status["placement"] = _placement(facts, deployment, plan.wanted, stored, predicted)
     elif stored.get("resolved"):
         status["resolved"] = stored["resolved"]
     moves = moves_status(stored, plan.move, plan.move_step, snapshot.now)
@@ -342,7 +351,13 @@ def _summary_message(facts: _Facts) -> str:
     return "Draining" if facts.draining else "Ready"
 
 
-def _placement(facts: _Facts, deployment: LLMDeployment, wanted: Wanted, stored: Mapping[str, Any]) -> dict[str, Any]:
+def _placement(
+    facts: _Facts,
+    deployment: LLMDeployment,
+    wanted: Wanted,
+    stored: Mapping[str, Any],
+    predicted: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     plan, now = facts.plan, facts.snapshot.now
     variant = wanted.template.variant
     count = wanted_groups(deployment, wanted.allocation)
@@ -356,6 +371,8 @@ def _placement(facts: _Facts, deployment: LLMDeployment, wanted: Wanted, stored:
     placement: dict[str, Any] = {"reason": "fixed by spec.placement.fixed"}
     if plan.decision is not None:
         placement = dict(plan.decision.status.get("placement") or {})
+    if predicted is not None:
+        placement["predicted"] = predicted
     price = wanted.pool.spec.price_per_gpu_hour
     if price is not None and placement.get("allocations") != [allocation]:
         placement["costPerHour"] = f"{float(price) * count * wanted.allocation.gpus:.2f}"
@@ -372,7 +389,7 @@ def _measured(facts: _Facts, placement: dict[str, Any], before: Mapping[str, Any
     if facts.report is None:
         return {}
     if facts.old_figures:
-        kept = (*_MEASURED, *(["costPerMillionOutputTokens"] if "measured" in before else []))
+        kept = (*_MEASURED, "predicted", "costPerMillionOutputTokens") if "measured" in before else ()
         return {name: before[name] for name in kept if name in before}
     planned = _planned_price(facts)
     if planned is not None:
