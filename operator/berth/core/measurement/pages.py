@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 from berth.core.measurement.histogram import Histogram
@@ -170,7 +171,13 @@ class _Page:
         whole = all(map(_sane, cumulative)) and all(each >= 0 and each.is_integer() for each in counts)
         if not whole or edges[0] <= 0 or edges[-1] != math.inf or cumulative[-1] != count:
             return None
-        return Histogram(tuple(edge * scale for edge in edges[:-1]), tuple(map(int, counts)), total * scale)
+        return Histogram(_shared(tuple(edge * scale for edge in edges[:-1])), tuple(map(int, counts)), total * scale)
+
+
+@lru_cache(maxsize=1024)
+def _shared(edges: tuple[float, ...]) -> tuple[float, ...]:
+    """One object for equal edges: windows keep thousands of histograms."""
+    return edges
 
 
 def _sane(value: float) -> bool:

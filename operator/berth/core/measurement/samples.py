@@ -88,8 +88,8 @@ class StepMoments:
         parts = [part for part in moments if part.observations]
         if len(parts) < 2:
             return parts[0] if parts else cls()
-        rows = zip(*(part.products for part in parts), strict=True)
-        products = tuple(tuple(map(sum, zip(*row, strict=True))) for row in rows)
+        upper = {(i, j): sum(part.products[i][j] for part in parts) for i in range(5) for j in range(i, 5)}
+        products = tuple(tuple(upper[min(i, j), max(i, j)] for j in range(5)) for i in range(5))
         return cls(sum(part.observations for part in parts), products)
 
     @classmethod
@@ -98,7 +98,8 @@ class StepMoments:
         if count <= 0:
             return cls()
         sums = (count, decodes, context, prefill, seconds)
-        return cls(1, tuple(tuple(a * b / count for b in sums) for a in sums))
+        upper = {(i, j): sums[i] * sums[j] / count for i in range(5) for j in range(i, 5)}
+        return cls(1, tuple(tuple(upper[min(i, j), max(i, j)] for j in range(5)) for i in range(5)))
 
 
 @dataclass(frozen=True, slots=True)
