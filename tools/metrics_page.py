@@ -25,7 +25,8 @@ INTRODUCTION: Final = """\
 
 The operator answers `GET /metrics` (Prometheus text) on the address of `BERTH_LISTEN`. The chart can make a
 ServiceMonitor or PodMonitor for it. Only the leading replica measures and makes passes, so only it has series of
-deployments and pools. What is unknown is absent, never 0; the series of a deployment end with it.
+deployments and pools. What is unknown is absent, never 0; the series of a deployment end with it. Scrape with
+`honor_labels: true`, or the label `namespace` of a series is renamed.
 
 Each pod of a model exports its own page, which Berth reads: `docs/designs/006-launcher.md`. To have Berth read them
 from a Prometheus instead, set `BERTH_PROMETHEUS` (chart: `settings.prometheus`) and let that one scrape port 8003 of

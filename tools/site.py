@@ -1,6 +1,6 @@
 """Hook of mkdocs: pages that follow from the code, made while the site is built and kept nowhere else.
 
-The API reference comes from the CRDs (which come from the models), metrics from the collectors, conditions, alerts,
+The API reference comes from the CRDs (which come from the models), conditions, alerts,
 values and settings from where they are defined. Files of the repository that are pages as well (SECURITY.md, the
 README of the chart) are shown as they are. Links to files that only a checkout has become plain text.
 """
@@ -20,9 +20,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from berth.core.conditions import REASONS
-from berth.metrics import Metrics
 from berth.settings import Settings, variable
-from berth.standing import Standing
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CHART: Final = ROOT / "charts" / "berth"
@@ -80,7 +78,6 @@ def pages() -> dict[str, str]:
     return {
         "reference/api.md": api(),
         "reference/conditions.md": conditions(),
-        "reference/metrics.md": metrics(),
         "reference/alerts.md": alerts(),
         "reference/values.md": (CHART / "README.md").read_text(),
         "reference/settings.md": settings(),
@@ -144,21 +141,6 @@ def conditions() -> str:
     rows = [(f"`{reason}`", meaning) for reason, meaning in sorted(REASONS.items())]
     head = "# Reasons of conditions\n\nStable words: alerts and scripts may rely on them.\n\n"
     return head + "\n".join(_table(("reason", "meaning"), rows)) + "\n"
-
-
-def metrics() -> str:
-    """Every metric the operator shows."""
-    shown = Metrics()
-    shown.registry.register(Standing())
-    rows = []
-    for family in sorted(shown.registry.collect(), key=lambda each: each.name):
-        suffix = {"counter": "_total"}.get(family.type, "")
-        rows.append((f"`{family.name}{suffix}`", family.type, family.documentation))
-    head = (
-        "# Metrics of the operator\n\nOn `/metrics`. What is unknown is absent, never 0. Series about a deployment have"
-        " the labels `namespace` and `deployment`; scrape with `honor_labels: true`, or they are renamed.\n\n"
-    )
-    return head + "\n".join(_table(("metric", "type", "meaning"), rows)) + "\n"
 
 
 def alerts() -> str:
