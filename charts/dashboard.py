@@ -84,6 +84,19 @@ def _rows() -> list[tuple[str, Sequence[Any]]]:
             [
                 _lines("Groups by state", "short", ("sum by (state) (berth_groups{%})", "{{state}}")),
                 _lines(
+                    "Failures per hour by reason",
+                    "short",
+                    ("sum by (reason) (increase(berth_group_failures_total[1h]))", "{{reason}}"),
+                ),
+                _lines(
+                    "Failover: from the failure until ..., p95",
+                    "s",
+                    (
+                        "histogram_quantile(0.95, sum by (le, phase) (rate(berth_failover_seconds_bucket[1h])))",
+                        "{{phase}}",
+                    ),
+                ),
+                _lines(
                     "Moves: time left of the phase",
                     "s",
                     ("berth_move_deadline_seconds{%} - time()", f"{each} {{{{phase}}}}"),
