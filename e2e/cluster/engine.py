@@ -27,6 +27,8 @@ PACKAGES: Final = ("docker.io", "containerd", "runc", "iptables", "iproute2", "p
 RUNTIME: Final = "without-sys-resource"
 _RUN: Final = Path("/run/berth-e2e-docker")
 _CAP_SYS_RESOURCE: Final = 24
+_children: Final[list[subprocess.Popen[bytes]]] = []
+"""Engines started by this process; kept, because Python warns of a running child that nobody holds."""
 _SYSCTLS: Final = {
     "net/ipv4/ip_forward": 1,
     "fs/inotify/max_user_instances": 1024,  # the usual 128 is too small for several kubelets
@@ -78,7 +80,13 @@ def stop() -> bool:
     if pid is None:
         return False
     os.kill(pid, signal.SIGTERM)
-    wait("the engine ends", lambda: not Path(f"/proc/{pid}").exists(), timeout=60)
+
+    def ended() -> bool:
+        for process in _children:
+            process.poll()  # one that nobody asks after stays a zombie
+        return not Path(f"/proc/{pid}").exists()
+
+    wait("the engine ends", ended, timeout=60)
     return True
 
 
@@ -115,6 +123,7 @@ def _start() -> None:
             # The containerd that runs the engine is Debian's, never one that we built.
             env={**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         )
+    _children.append(process)
     deadline = time.monotonic() + 60
     while not _answers():
         if process.poll() is not None or time.monotonic() > deadline:
