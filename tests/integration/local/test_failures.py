@@ -63,7 +63,17 @@ async def served(site: LocalCluster, api: Cluster) -> AsyncIterator[str]:
     await api.create(deployment())
     await eventually(lambda: serving(api), timeout=90)
     yield f"{site.address(NAME)}:8001"
+    healed(site)
     await deleted(api, NAME)
+
+
+def healed(site: LocalCluster) -> None:
+    """Every node is back, whatever the test did to it and however it ended."""
+    for node in site.status()["nodes"]:
+        if node["state"] != "Ready":
+            site.run("nodes", "revive", node["name"])
+        if node["gpus"]["unhealthy"]:
+            site.run("nodes", "gpus", node["name"], "--unhealthy", "0")
 
 
 async def restored(api: Cluster, slot: str, cause: str) -> Manifest:
@@ -93,23 +103,19 @@ async def test_a_node_without_power_loses_its_requests_and_its_group_moves(
     assert failed_since(replay, restored_at) == []
     old = await api.get("pods", before["g0"]["metadata"]["name"], "default")
     assert "deletionTimestamp" in old["metadata"], "nobody there can say that it ended"
-    site.run("nodes", "revive", node)
 
 
 async def test_a_sick_gpu_moves_the_group_that_holds_it(site: LocalCluster, api: Cluster, served: str) -> None:
     before = await leaders(api)
     node = before["g1"]["spec"]["nodeName"]
-    try:
-        async with traffic(served, 15) as replay:
-            site.run("nodes", "gpus", node, "--unhealthy", "1")
-            await restored(api, "g1", "GPUUnhealthy")
-            restored_at = replay.now()
-        after = await leaders(api)
-        assert after["g1"]["spec"]["nodeName"] != node
-        assert after["g0"]["metadata"]["uid"] == before["g0"]["metadata"]["uid"]
-        assert failed_since(replay, restored_at) == []
-    finally:
-        site.run("nodes", "gpus", node, "--unhealthy", "0")
+    async with traffic(served, 15) as replay:
+        site.run("nodes", "gpus", node, "--unhealthy", "1")
+        await restored(api, "g1", "GPUUnhealthy")
+        restored_at = replay.now()
+    after = await leaders(api)
+    assert after["g1"]["spec"]["nodeName"] != node
+    assert after["g0"]["metadata"]["uid"] == before["g0"]["metadata"]["uid"]
+    assert failed_since(replay, restored_at) == []
 
 
 async def test_a_server_that_is_stopped_is_ended_and_back(site: LocalCluster, api: Cluster, served: str) -> None:
@@ -167,6 +173,6 @@ async def test_in_a_full_pool_the_group_of_a_dead_node_waits_and_the_others_serv
         cut_at = replay.now()
         assert set(await leaders(api)) == {"g0", "g1"}
     assert failed_since(replay, cut_at) == []
-    site.run("nodes", "revive", node)
+    healed(site)
     await eventually(lambda: serving(api, 3), timeout=90)
     await deleted(api, NAME)
