@@ -41,7 +41,8 @@ def failover_of(
     failed = judgement.state is State.FAILED
     in_place = evidence.get("cause") == IN_PLACE and group.lifecycle == labels.COMMITTED
     if not failed and not in_place:
-        return {}
+        suspected = DETECTED not in known and not judgement.serving
+        return known if suspected else {}
     if judgement.evidence is not None:
         at = unix_seconds(evidence.get("occurredAt"))
         served = any(member.serving for member in group.members)

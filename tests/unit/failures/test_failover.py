@@ -62,6 +62,8 @@ def test_a_cut_on_suspicion_counts_from_the_silence_and_the_failure_after_it_too
     assert record == {"at": precise(NOW - 13), "trafficCutAfter": "13.0s"}
     suspected = group(replace(LEADER, serving=False), recorded={"failover": record})
     assert failover_of(suspected, doubt, [], facts, NOW + 5) == record
+    not_ready = Judgement(State.WARMING, "LeaderNotReady", "")
+    assert failover_of(suspected, not_ready, [], facts, NOW + 6) == record, "the control plane gives the node up, too"
     lost = failover_of(suspected, failing("NodeSilent", NOW - 13), [], facts, NOW + 8)
     assert lost == {**record, "detectedAfter": "21.0s"}
 
