@@ -41,8 +41,7 @@ def failover_of(
     failed = judgement.state is State.FAILED
     in_place = evidence.get("cause") == IN_PLACE and group.lifecycle == labels.COMMITTED
     if not failed and not in_place:
-        suspected = DETECTED not in known and not judgement.serving
-        return known if suspected else {}
+        return known if DETECTED not in known and not judgement.serving else {}
     if judgement.evidence is not None:
         at = unix_seconds(evidence.get("occurredAt"))
         served = any(member.serving for member in group.members)
