@@ -72,6 +72,11 @@ def _rows() -> list[tuple[str, Sequence[Any]]]:
                 _latency("Time to first token, p95", "ttft", each),
                 _latency("Time per output token, p95", "tpot", each),
                 _lines(
+                    "Requests within their objective, last 5 minutes",
+                    "percentunit",
+                    ('berth_attainment_ratio{window="fast", %}', f"{each} {{{{metric}}}}"),
+                ),
+                _lines(
                     "Availability budget burnt (1 = just the objective)",
                     "short",
                     ("berth:unavailable:ratio1h{%} / berth:unavailable:budget{%}", f"{each} 1 h"),
@@ -80,9 +85,23 @@ def _rows() -> list[tuple[str, Sequence[Any]]]:
             ],
         ),
         (
+            "How much is asked of it?",
+            [
+                _lines("Requests per second", "reqps", ("berth_requests_per_second{%}", each)),
+                _lines(
+                    "Requests in flight and waiting",
+                    "short",
+                    ("berth_requests_in_flight{%}", f"{each} in flight"),
+                    ("berth_requests_waiting{%}", f"{each} waiting"),
+                ),
+                _lines("KV cache in use", "percentunit", ("berth_kv_cache_usage_ratio{%}", each)),
+            ],
+        ),
+        (
             "What failed and moved?",
             [
                 _lines("Groups by state", "short", ("sum by (state) (berth_groups{%})", "{{state}}")),
+                _lines("Moves per day", "short", ("sum by (result) (increase(berth_moves_total[1d]))", "{{result}}")),
                 _lines(
                     "Failures per hour by reason",
                     "short",
