@@ -199,7 +199,9 @@ def _progress(group: Group, answer: Answer | None, policy: GroupPolicy, now: flo
 def _kept(group: Group, answer: Answer | None) -> Judgement:
     """An old group that a move has left, whole and without requests: until the verdict it can have them back."""
     leader = group.leader
-    told = (Drain(leader),) if leader is not None and not _drains(leader, answer) else ()
+    # One that restarted has no requests to give up, and must not be found draining when it is asked for a token again.
+    proven = leader is not None and leader.token_restarts == leader.restarts
+    told = (Drain(leader),) if leader is not None and proven and not _drains(leader, answer) else ()
     message = "gets no requests; kept until its move is judged"
     return Judgement(State.DRAINING, "AwaitingVerdict", message, (*_cut(group), *told))
 

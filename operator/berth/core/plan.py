@@ -117,7 +117,9 @@ def _plan(
     unplaced = Rollout(blocked=decision.shortage if decision else None)
     rollout = _rollout(snapshot, wanted, judgements, must_serve, defaults.notices, aside) if wanted else unplaced
     take_back = wish.request is not None and wish.request.verb == "rollback"
-    step = look(move, snapshot, judgements, wanted.template.template_hash, take_back) if move and wanted else None
+    step = None
+    if move is not None and wanted is not None:
+        step = look(move, snapshot, judgements, wanted.template.template_hash, must_serve, take_back)
     if take_back:
         begun = step is not None and step.phase != "Draining"
         reply = Reply("Done", "the move is taken back") if begun else Reply("Refused", "no move is under way")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +18,13 @@ from berth.api.llmdeployment import parse_llmdeployment
 from berth.controller import parse
 from berth.core import actions as do
 from berth.core.disruption import displaced
+from berth.core.moves.underway import underway
 from berth.core.nodes import NodeView
 from berth.core.observed import Answer, Ask, Contact, NodeFacts, Shortage, Sickness, Snapshot
 from berth.core.placement.decide import Decision
 from berth.core.plan import Plan, make_plan
 from berth.core.render import DeploymentRef, render_replica_group
+from berth.core.requests import NOTHING, Wish
 from berth.core.status import Outcome, build_status
 from berth.core.timestamps import timestamp
 from berth.core.wanted import Defaults, resolve
@@ -108,6 +111,10 @@ class Simulation:
         self.history: list[str] = []
         self.decision: Decision | None = None
         """The planner's, for placement.mode Auto."""
+        self.wish: Wish = NOTHING
+        self.pools: dict[str, Manifest] = {"h100": POOL}
+        self.draining: set[str] = set()
+        """UIDs of leaders that take no new requests."""
         self._uids = itertools.count(1)
 
     # --- the operator -------------------------------------------------------------------------------------------------
@@ -131,7 +138,7 @@ class Simulation:
             stray_incarnations=strays,
             answers=dict(self.answers),
             children=copy.deepcopy(self.children),
-            pools={"h100": POOL},
+            pools=self.pools,
             shortages=dict(self.shortages),
             missing_claims=frozenset(),
             now=self.now,
@@ -157,7 +164,7 @@ class Simulation:
     def run_pass(self, cut: int | None = None) -> Plan:
         """One pass; with `cut` it ends after so many orders, and what the process remembered is lost with it."""
         snapshot = self.snapshot()
-        plan = make_plan(snapshot, DEFAULTS, lambda deployment, wanted: self.needed, self.decision)
+        plan = make_plan(snapshot, DEFAULTS, lambda deployment, wanted: self.needed, self.decision, self.wish)
         self._check_retirements(plan)
         self.shortages = {}
         for number, order in enumerate(plan.actions):
@@ -202,8 +209,8 @@ class Simulation:
                 if labels.FAILURE_REASON in annotations:
                     self._check_failure(group.name, annotations[labels.FAILURE_REASON])
                 metadata = self.groups[group.name]["metadata"]
-                metadata["labels"].update(new_labels)
-                metadata["annotations"].update(annotations)
+                _merge(metadata["labels"], new_labels)
+                _merge(metadata["annotations"], annotations)
             case do.Record(group, status):
                 self.groups[group.name]["status"] = copy.deepcopy(dict(status))
             case do.SetServing(member, serving):
@@ -216,6 +223,9 @@ class Simulation:
                     self.pods[member.name]["spec"].pop("schedulingGates", None)
             case do.Drain(member):
                 self.drained.append(member.uid)
+                self.draining.add(member.uid)
+            case do.Resume(member):
+                self.draining.discard(member.uid)
             case do.DeleteMember(member, grace):
                 self._check_deletion(member.name, member.uid)
                 self.pods[member.name]["metadata"].setdefault("deletionTimestamp", timestamp(self.now))
@@ -231,23 +241,30 @@ class Simulation:
                 del self.children["ConfigMap", name]
 
     def _reserve(self, order: do.Reserve, snapshot: Snapshot) -> None:
-        wanted = resolve(snapshot, DEFAULTS, self.decision)
+        move = underway(snapshot, DEFAULTS, self.wish.move) if order.incoming else None
+        wanted = move.incoming if move is not None else resolve(snapshot, DEFAULTS, self.decision)
         assert wanted is not None
         members, gpus = wanted.template.members, wanted.template.gpus_per_member
         dying = {each["metadata"]["uid"] for each in self.groups.values() if parse.lifecycle(each) == labels.FAILED}
         self._check_first_of_its_slot(order, snapshot, wanted.template.template_hash)
-        alive = set(self.nodes) - self.dead - self.mute - self.gone - self.cordoned
+        alive = self._nodes_of(wanted.allocation.pool) - self.dead - self.mute - self.gone - self.cordoned
         free = {name: self.nodes[name] - self._held(name, dying) for name in alive}
         fitting = sorted((name for name in free if free[name] >= gpus), key=lambda name: (free[name], name))
         if len(fitting) < members:
             self.shortages[order.group] = Shortage("WaitingForCapacity", f"needs {members} x {gpus}")
             return
         reference = DeploymentRef.of(snapshot.deployment)
-        made = render_replica_group(wanted.template, reference, order.group, order.incarnation, fitting[:members])
+        record = (move.course.id, move.course.dump()) if move is not None else None
+        made = render_replica_group(
+            wanted.template, reference, order.group, order.incarnation, fitting[:members], move=record
+        )
         name = made["metadata"]["name"]
         assert name not in self.groups, f"{name} exists"
         made["metadata"] |= {"uid": self._uid(), "creationTimestamp": timestamp(self.now)}
         self.groups[name] = copy.deepcopy(made)
+
+    def _nodes_of(self, pool: str) -> set[str]:
+        return set(self.nodes)
 
     def _held(self, node: str, without: set[str]) -> int:
         """GPUs of bound pods, and of members that are planned here and not bound yet."""
@@ -277,7 +294,13 @@ class Simulation:
                 hung = member.uid in self.hung
                 frozen_for = (before.frozen_for if before else 0.0) + 10.0 if hung else 0.0
                 self.answers[member.uid] = Answer(
-                    member.uid, restarts, token_at, at=self.now, frozen_for=frozen_for, canary_missed=hung
+                    member.uid,
+                    restarts,
+                    token_at,
+                    at=self.now,
+                    frozen_for=frozen_for,
+                    draining=member.uid in self.draining,
+                    canary_missed=hung,
                 )
             elif what is Ask.DRAINED:
                 token_at = before.token_at if before else None
@@ -343,6 +366,7 @@ class Simulation:
     def crash(self, pod: Manifest) -> None:
         """Its container ends, and the kubelet takes its time to start it again."""
         status = pod["status"]["containerStatuses"][0]
+        self.draining.discard(pod["metadata"]["uid"])
         status["lastState"] = {"terminated": {"exitCode": 137, "reason": "Error"}}
         status["state"] = {"waiting": {"reason": "CrashLoopBackOff"}}
         pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
@@ -467,6 +491,15 @@ class Simulation:
                 restarts = pod["status"]["containerStatuses"][0]["restartCount"]
                 assert pod["metadata"]["labels"][labels.MEMBER] == labels.LEADER
                 assert (pod["metadata"]["uid"], restarts) in self.tokens, f"{pod['metadata']['name']} has no token"
+
+
+def _merge(into: Manifest, changes: Mapping[str, str | None]) -> None:
+    """As a merge patch does."""
+    for key, value in changes.items():
+        if value is None:
+            into.pop(key, None)
+        else:
+            into[key] = value
 
 
 def _owner(pod: Manifest) -> str:

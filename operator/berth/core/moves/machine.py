@@ -68,6 +68,8 @@ class Situation:
     deadline_seconds: float
     """update.deadline."""
     spec_hash: str
+    needed: int = 0
+    """Groups of the placement in force that must serve."""
     wanted_by_user: bool = True
     """The spec still allows the move to go on."""
     changes_allowed: bool = True
@@ -218,7 +220,7 @@ def _reverting(situation: Situation) -> Step:
     if marks:
         return Step("Reverting", marks=tuple(marks))
     here = [each for each in situation.groups if each.alive and not each.role and laid_out_as(each, course.start)]
-    if situation.routed(convoy.returning) and len(situation.routed(here)) < len(here):
+    if situation.routed(convoy.returning) and len(situation.routed(here)) < max(situation.needed, len(here)):
         return Step("Reverting", message="waiting for the old groups to get requests again")
     result, _, why = convoy.told.partition(": ")
     kind: Result = "RolledBack" if result == "RolledBack" else "Abandoned"

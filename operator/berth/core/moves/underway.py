@@ -114,9 +114,13 @@ def look(
     snapshot: Snapshot,
     judgements: Mapping[str, Judgement],
     revision: str,
+    needed: int,
     take_back: bool = False,
 ) -> machine.Step | None:
-    """Where the move stands; None for one that only begins. `revision` is the template hash in force."""
+    """Where the move stands; None for one that only begins.
+
+    `revision` is the template hash in force; `needed` groups of it must serve.
+    """
     if move.convoy is None:
         return None
     spec = snapshot.deployment.spec
@@ -131,6 +135,7 @@ def look(
             judgements=judgements,
             deadline_seconds=seconds(spec.update.deadline),
             spec_hash=spec_hash(spec),
+            needed=needed,
             wanted_by_user=spec.placement.mode == "Auto" and not move.refusal,
             changes_allowed=spec.pause == "None",
             take_back=take_back,
@@ -161,7 +166,8 @@ def unmark(groups: Sequence[Group], ended: frozenset[str]) -> list[Action]:
     """Takes the marks of moves that status remembers as ended off the groups that stay."""
     nothing = {labels.MOVE_ID: None, labels.ROLE: None}
     record = {labels.MOVE: None, labels.FLIPPED_AT: None, labels.MOVE_RESULT: None}
-    return [Mark(group, nothing, record) for group in groups if group.move_id in ended]
+    staying = (group for group in groups if group.lifecycle != labels.RETIRING)
+    return [Mark(group, nothing, record) for group in staying if group.move_id in ended]
 
 
 def moves_status(
