@@ -156,7 +156,7 @@ async def _placed_by_berth(site: Site, pool: str) -> None:
         "scaling": {"min": 1, "max": 1},
     }
     await site.cluster.create(deployment)
-    await site.settled(timeout=90)
+    await site.settled(timeout=240)
 
 
 async def _moved(site: Site, pool: str) -> None:

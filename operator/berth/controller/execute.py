@@ -14,6 +14,7 @@ from typing import Any, assert_never
 
 from berth import labels, logs
 from berth.controller.arbiter import Arbiter, Claim
+from berth.controller.statuses import StatusWriter
 from berth.core import actions as do
 from berth.core import groups as group_life
 from berth.core.drift import mend
@@ -44,6 +45,7 @@ class Executor:
 
     def __init__(self, client: KubeClient, arbiter: Arbiter, prober: Prober, clock: Callable[[], float]) -> None:
         self._client = client
+        self._statuses = StatusWriter(client)
         self._arbiter = arbiter
         self._prober = prober
         self._clock = clock
@@ -149,18 +151,13 @@ class Executor:
 
     async def _record(self, group: Group, status: Mapping[str, Any]) -> None:
         metadata = group.manifest["metadata"]
-        await _if_there(
-            self._client.apply(
-                {
-                    "apiVersion": labels.API_VERSION,
-                    "kind": "ReplicaGroup",
-                    "metadata": {"name": group.name, "namespace": metadata["namespace"], "uid": group.uid},
-                    "status": dict(status),
-                },
-                labels.MANAGER_STATUS,
-                subresource="status",
-            )
-        )
+        body = {
+            "apiVersion": labels.API_VERSION,
+            "kind": "ReplicaGroup",
+            "metadata": {"name": group.name, "namespace": metadata["namespace"], "uid": group.uid},
+            "status": dict(status),
+        }
+        await _if_there(self._statuses.write(body))
 
     async def _set_serving(self, namespace: str, member: Member, serving: bool) -> None:
         proven = member.restarts if serving else member.token_restarts

@@ -9,6 +9,7 @@ from berth import labels
 from berth.api.gpupool import GPUPool, parse_gpupool
 from berth.controller.arbiter import Arbiter
 from berth.controller.nodewatch import NodeWatch
+from berth.controller.statuses import StatusWriter
 from berth.controller.world import Key, World
 from berth.core.conditions import Condition, frozen_condition, merge
 from berth.core.pools import PoolState, nodes_of, pool_status
@@ -28,7 +29,7 @@ class PoolReconciler:
     def __init__(
         self, client: KubeClient, world: World, arbiter: Arbiter, watch: NodeWatch, clock: Callable[[], float]
     ) -> None:
-        self._client = client
+        self._statuses = StatusWriter(client)
         self._watch = watch
         self._world = world
         self._arbiter = arbiter
@@ -74,6 +75,6 @@ class PoolReconciler:
             "status": status,
         }
         try:
-            await self._client.apply(body, labels.MANAGER_STATUS, subresource="status")
+            await self._statuses.write(body)
         except NotFound:
             return

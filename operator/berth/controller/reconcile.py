@@ -18,6 +18,7 @@ from berth.controller.nodewatch import NodeWatch
 from berth.controller.observe import Observer
 from berth.controller.planner import Planner
 from berth.controller.pools import PoolReconciler
+from berth.controller.statuses import StatusWriter
 from berth.controller.world import Key, World
 from berth.core import actions as do
 from berth.core import failover
@@ -100,6 +101,7 @@ class Reconciler:
         standing: Standing | None = None,
     ) -> None:
         self._client = client
+        self._statuses = StatusWriter(client)
         self._metrics = metrics
         self._world = world
         self._arbiter = arbiter
@@ -268,7 +270,7 @@ class Reconciler:
         metadata = snapshot.deployment.metadata
         self._standing.tell(metadata.namespace, metadata.name, snapshot.deployment, status)
         stored = snapshot.raw.get("status") or {}
-        if status == stored:
+        if self._statuses.takes("LLMDeployment", status) == stored:
             return
         await self._apply_status(dict(snapshot.raw), status)
         if plan.move_step is not None and plan.move_step.ended is not None:
@@ -337,7 +339,7 @@ class Reconciler:
             "status": status,
         }
         try:
-            await self._client.apply(body, labels.MANAGER_STATUS, subresource="status")
+            await self._statuses.write(body)
         except NotFound:
             _log.debug("%s is gone", metadata["name"])
 

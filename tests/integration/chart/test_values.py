@@ -66,7 +66,7 @@ async def test_bad_values_are_refused(helm: Helm, values: Manifest, complaint: s
 @pytest.mark.parametrize("bound", ["minimum", "maximum"])
 async def test_each_setting_reaches_the_operator(helm: Helm, bound: str) -> None:
     known = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]["properties"]
-    wanted = {name: about[bound] for name, about in known.items()}
+    wanted = {name: about[bound] for name, about in known.items() if about["type"] != "string"}
     rendered = await helm.template("--namespace", "home", values={"settings": wanted, "watchNamespace": "models"})
     settings = Settings.from_environment(environment(rendered))
     assert settings.namespace == "models"
