@@ -45,7 +45,7 @@ class Settings:
         0, "Groups that one namespace may hold, all deployments together; 0 = any.", "", 0, 100_000
     )
     namespace_gpus: int = _setting(
-        0, "GPUs that one namespace may hold, all deployments together; 0 = any.", "", 0, 1_000_000
+        0, "GPUs that one namespace may hold, all deployments together; 0 = any.", "", 0, 100_000
     )
 
     api_rate: float = _setting(200.0, "Requests to the API server, average.", "1/s", 1, 10_000)
