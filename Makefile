@@ -7,7 +7,7 @@ CODE := operator tests benchmarks charts tools e2e
 # make test PYTEST="-k crash -x" runs a part
 PYTEST ?=
 
-.PHONY: setup triton demo e2e e2e-up e2e-cluster e2e-down test test-unit test-slow test-integration verify sbom docs bench bench-peers fmt lock clean
+.PHONY: setup triton demo e2e e2e-up e2e-cluster e2e-down test test-unit test-slow test-loops test-integration verify sbom docs bench bench-peers fmt lock clean
 
 setup: $(STAMP)
 
@@ -26,14 +26,19 @@ demo: setup
 	$(BIN)/berth demo $(if $(KEEP),--keep)
 
 test: test-unit test-integration test-slow
+	@echo "SKIPPED: closed loops of simulated weeks, which take many minutes: make test-loops"
 
 # Pure and under a minute.
 test-unit: setup
-	$(BIN)/pytest tests/unit -q -m "not slow" $(PYTEST)
+	$(BIN)/pytest tests/unit -q -m "not slow and not loops" $(PYTEST)
 
 # Pure, but a minute or more: replays that golden files are compared with.
 test-slow: setup
 	$(BIN)/pytest tests/unit -q -m slow $(PYTEST)
+
+# Decisions over simulated weeks: many minutes.
+test-loops: setup
+	$(BIN)/pytest tests/unit -q -m loops --timeout 1800 $(PYTEST)
 
 # The first run builds etcd and the Kubernetes control plane from Go modules into the user's cache folder.
 test-integration: setup
