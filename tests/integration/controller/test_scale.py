@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.integration.controller.conftest import Site
 from tests.support.berth import RunningBerth
-from tests.support.cluster import eventually
+from tests.support.cluster import ApiError, eventually
 
 
 async def scale(site: Site, verb: str, body: dict[str, Any] | None = None, content: str = "") -> dict[str, Any]:
@@ -57,8 +57,19 @@ async def test_an_autoscaler_reads_and_writes_the_scale_subresource(site: Site, 
     selected = await site.cluster.list("pods", site.namespace, labels=found["status"]["selector"])
     assert {pod["metadata"]["name"] for pod in selected} == await site.serving()
 
-    found["spec"]["replicas"] = 3
-    await scale(site, "PUT", found)
+    async def written() -> bool:
+        """As an autoscaler does: on a conflict it reads again."""
+        found = await scale(site, "GET")
+        found["spec"]["replicas"] = 3
+        try:
+            await scale(site, "PUT", found)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            return False
+        return True
+
+    await eventually(written)
     assert (await site.settled())["status"]["readyReplicas"] == 3
     patch = {"spec": {"replicas": 2}}
     await scale(site, "PATCH", patch, "application/merge-patch+json")
