@@ -32,7 +32,7 @@ test: test-unit test-integration test-slow
 test-unit: setup
 	$(BIN)/pytest tests/unit -q -m "not slow and not loops" $(PYTEST)
 
-# Pure, but a minute or more: replays that golden files are compared with.
+# Pure, but seconds or minutes each: random runs, brute force, replays that golden files are compared with.
 test-slow: setup
 	$(BIN)/pytest tests/unit -q -m slow $(PYTEST)
 

@@ -308,6 +308,7 @@ TAKEN_AWAY: list[Callable[[Simulation, int], None]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", DRAINS)
 @settings(max_examples=25)
 @given(events=st.lists(st.tuples(st.sampled_from(TAKEN_AWAY), NUMBERS, st.none() | st.integers(0, 5)), max_size=30))

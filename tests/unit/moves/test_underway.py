@@ -232,6 +232,7 @@ def wait(simulation: Moving, number: int) -> None:
 FAULTS = (kill, restart, silence, wipe, crash, edit, pause, take_back, wait)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [2, 1])
 @settings(max_examples=15, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(

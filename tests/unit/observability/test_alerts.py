@@ -53,6 +53,7 @@ def exported() -> set[str]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_alerts_fire_on_what_they_are_for_and_on_nothing_else() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:

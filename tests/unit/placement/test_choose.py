@@ -56,6 +56,7 @@ def answer(wanted: Question, pools: Sequence[Supply] = POOLS, toy: Toy | None = 
     return choose(wanted, pools, toy or Toy(), **options)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(SEEDS, RATES)
 def test_it_is_never_worse_than_brute_force(seed: int, rate: str) -> None:
@@ -111,6 +112,7 @@ def test_more_load_never_needs_fewer_groups(seed: int, rates: list[float]) -> No
     assert counts == sorted(counts)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(SEEDS, RATES, st.floats(0.3, 0.99))
 def test_a_tighter_objective_is_never_cheaper(seed: int, rate: str, tighter: float) -> None:

@@ -87,11 +87,13 @@ def test_the_oracle_is_never_dearer_than_the_best_that_stays(told: Any) -> None:
     assert names["best fixed"]["attainment"]["timePerOutputToken"] >= 0.95
 
 
+@pytest.mark.slow
 def test_the_same_seed_tells_the_same_story(told: Any, tmp_path: Path) -> None:
     arguments = ("--days", "0.25", "-o", "json", "--fail", "group@2h", "--fail", "node:h100@3h+1h")
     assert json.loads(run(tmp_path, *arguments).stdout) == told
 
 
+@pytest.mark.slow
 def test_a_fleet_is_told_in_sums(tmp_path: Path) -> None:
     result = run(tmp_path, "--days", "0.05", "--copies", "3")
     assert result.exit_code == 0, result.output

@@ -81,6 +81,7 @@ def test_a_minute_says_nothing_yet(seconds: float) -> None:
     assert isinstance(found.verdict, Hold)
 
 
+@pytest.mark.slow
 def test_the_same_situation_gives_the_same_answer_with_and_without_memory() -> None:
     at = situation(reading(9.0))
     assert look(at).sized == steer(at, Memory()).sized == look(at).sized
