@@ -37,7 +37,8 @@ def test_the_tour_can_be_typed(state: Path) -> None:
     assert len(typed) >= 20
     cluster = LocalCluster("berth", state)  # the name that commands take by default
     marked = "\n".join(f"echo '=== {number}'\n{command}" for number, command in enumerate(typed))
-    script = f"set -eo pipefail; shopt -s expand_aliases\n{marked}\n"
+    # As at a prompt: `| head` may end a command early.
+    script = f"set -e; shopt -s expand_aliases\n{marked}\n"
     environment = {**cluster.environment, "PATH": f"{Path(sys.executable).parent}:{cluster.environment['PATH']}"}
     network = ""
     try:
