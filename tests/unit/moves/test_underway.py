@@ -182,6 +182,16 @@ def test_without_room_it_is_abandoned_at_the_deadline_and_frees_what_it_held() -
     assert {_pool_of(group) for group in simulation.groups.values()} == {"h100"}
 
 
+def test_without_surge_no_move_begins() -> None:
+    simulation = Moving()
+    simulation.stored["spec"]["update"] = {"surge": "Never", "maxUnavailable": 1}
+    simulation.started = True
+    for _ in range(10):
+        simulation.step()
+    assert {_pool_of(group) for group in simulation.groups.values()} == {"h100"}
+    assert simulation.served() == 2
+
+
 # --- anything may happen ----------------------------------------------------------------------------------------------
 def _pick(found: list[Any], number: int) -> list[Any]:
     return [found[number % len(found)]] if found else []

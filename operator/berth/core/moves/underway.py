@@ -70,11 +70,12 @@ def underway(snapshot: Snapshot, defaults: Defaults, asked: Move | None) -> Unde
 
 
 def _begin(snapshot: Snapshot, asked: Move | None) -> Course | None:
-    """Only from a deployment in which nothing else is going on."""
+    """Only from a deployment in which nothing else is going on, and that may have more groups for a while."""
+    spec = snapshot.deployment.spec
     quiet = all(group.alive for group in snapshot.groups if group.members) and not any(
         group.move_id for group in snapshot.groups
     )
-    if asked is None or not quiet or snapshot.deployment.spec.pause != "None":
+    if asked is None or not quiet or spec.pause != "None" or spec.update.surge == "Never":
         return None
     return Course(
         id=asked.id,
