@@ -28,6 +28,8 @@ from tests.support.fault_proxy import Call, FaultProxy
 from tests.support.write_sequences import SEQUENCES, WriteSequence
 
 AT_ONCE = 4
+MEASURED = ("MetricsAvailable", "ObjectivesMet")
+"""They follow the clock: a successor has not measured yet, however far it is."""
 
 
 def counted(call: Call) -> bool:
@@ -146,9 +148,7 @@ async def world(site: Site) -> dict[str, Any]:
         {
             "summary": {name: _without_pools(words) for name, words in each["status"]["summary"].items()},
             "conditions": {
-                c["type"]: (c["status"], c["reason"])
-                for c in each["status"]["conditions"]
-                if c["type"] != "MetricsAvailable"  # follows the clock: a successor has not measured yet
+                c["type"]: (c["status"], c["reason"]) for c in each["status"]["conditions"] if c["type"] not in MEASURED
             },
             "groupCounts": each["status"]["groupCounts"],
         }
@@ -167,6 +167,19 @@ async def world(site: Site) -> dict[str, Any]:
         "services": len(await all_of("services")),
         "budgets": len(await all_of("poddisruptionbudgets")),
     }
+
+
+def differences(found: Any, wanted: Any, where: str = "") -> str:
+    """What is not the same, without all that is."""
+    if found == wanted:
+        return ""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        parts = (differences(found.get(key), wanted.get(key), f"{where}.{key}") for key in {**wanted, **found})
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        parts = (differences(*pair, f"{where}[{index}]") for index, pair in enumerate(zip(found, wanted, strict=True)))
+    else:
+        return f"{where} {found} instead of {wanted}"
+    return "; ".join(filter(None, parts))
 
 
 def _without_pools(words: str) -> str:
@@ -190,7 +203,7 @@ async def test_killed_after_any_write_it_ends_where_it_would_have(
             found = await run(sequence, number, control_plane, cluster, tmp_path)
         after = reference.trace[number - 1]
         if found.world != reference.world:
-            return f"killed after write {number} ({after}): ends in {found.world}"
+            return f"killed after write {number} ({after}): ends with {differences(found.world, reference.world)}"
         if not reference.pods_created <= found.pods_created <= reference.pods_created + 1:
             return f"killed after write {number} ({after}): {found.pods_created} pods created"
         return ""
