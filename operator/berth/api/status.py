@@ -203,6 +203,17 @@ class FinishedMove(Model):
     """Hash of the placement it went to, so that a bad one is not tried again."""
 
 
+class HeldMove(Model):
+    """Why the deployment stays where it is."""
+
+    reason: Name
+    """A stable word, such as NothingBetter, CoolingDown or NoSurgePossible."""
+    message: Words | None = None
+    """In figures, as they were when it began."""
+    since: Time | None = None
+    """When it began."""
+
+
 class MovesStatus(Model):
     """Moves under way and past."""
 
@@ -212,6 +223,8 @@ class MovesStatus(Model):
     """The last ten, newest first."""
     next_allowed_at: Time | None = None
     """When the cool-down ends."""
+    hold: HeldMove | None = None
+    """Why no move is begun now; absent while one is under way, and before anything was measured."""
 
 
 class Failover(Model):

@@ -23,6 +23,7 @@ METRICS_AVAILABLE: Final = "MetricsAvailable"
 AVAILABILITY_TARGET_MET: Final = "AvailabilityTargetMet"
 PLACEMENT_OUTDATED: Final = "PlacementOutdated"
 REPLICAS_IGNORED: Final = "ReplicasIgnored"
+SCALING_LIMITED: Final = "ScalingLimited"
 LOSS_TOLERATED: Final = "LossTolerated"
 DISRUPTED: Final = "Disrupted"
 FOREIGN_PDB_OVERLAP: Final = "ForeignPDBOverlap"
@@ -71,7 +72,7 @@ REASONS: Final[Mapping[str, str]] = {
     "WaitingForCapacity": "No pool has the free GPUs that the next group needs; the message says how many are missing.",
     "LimitReached": "objectives.limits leaves no room for the next group.",
     "NamespaceLimitReached": "The operator's settings let no namespace hold more groups or GPUs than this one has.",
-    "NoSurgePossible": "An update needs spare GPUs or one group less, and has neither.",
+    "NoSurgePossible": "An update needs spare GPUs or one group less and has neither; or update.surge forbids a move.",
     "EnoughGroups": "At least the needed groups serve.",
     "TooFewGroups": "Fewer groups serve than are needed.",
     "AllGroupsServe": "Every wanted group serves.",
@@ -92,6 +93,8 @@ REASONS: Final[Mapping[str, str]] = {
     "Paused": "spec.pause holds changes back.",
     "ScalingIsAuto": "spec.replicas was set but scaling.mode is Auto, so Berth decides.",
     "ScalingIsManual": "spec.replicas decides.",
+    "ObjectiveOutOfReach": "One request alone misses an objective, or nearly: groups are not added for its sake.",
+    "ScalesWithTraffic": "More groups help where the traffic takes them.",
     "SilenceNotTrusted": "So many nodes are silent that the fault is more likely Berth's: nothing is given up for it.",
     "SilenceTrusted": "Nodes that fall silent are given up and their groups replaced.",
     "NoOverlap": "No node of the pool belongs to another pool.",

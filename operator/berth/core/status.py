@@ -7,7 +7,7 @@ the summary), never 0. A pass that finds nothing new builds exactly the status t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,8 +82,7 @@ def build_status(
         status["placement"] = _placement(facts, deployment, plan.wanted, stored, predicted)
     elif stored.get("resolved"):
         status["resolved"] = stored["resolved"]
-    moves = moves_status(stored, plan.move, plan.move_step, snapshot.now)
-    if moves:
+    if moves := _moves(facts):
         status["moves"] = moves
     if plan.reply is not None:
         status["request"] = request_status(snapshot, plan.reply)
@@ -196,13 +195,35 @@ def _conditions(facts: _Facts) -> list[Condition]:
         conditions.append(frozen_condition(facts.snapshot.frozen))
     conditions += resilience.conditions(facts.snapshot, plan)
     if plan.decision is not None and plan.wanted is not None:
-        conditions += tell.conditions(plan.decision.status)
+        conditions += tell.conditions(plan.decision.status, _moves(facts).get("hold"))
+        conditions += _scaling(facts)
     if facts.report is not None:
         conditions += measurement.conditions(facts.report, measurement.objectives_of(spec.objectives))
     if spec.scaling.mode == "Auto" and spec.replicas != 1:
         message = f"spec.replicas {spec.replicas} is ignored: set scaling.mode Manual to decide yourself"
         conditions.append(Condition(c.REPLICAS_IGNORED, True, "ScalingIsAuto", message))
     return conditions
+
+
+def _moves(facts: _Facts) -> dict[str, Any]:
+    plan, stored = facts.plan, facts.snapshot.raw.get("status") or {}
+    steering = plan.decision.steering if plan.decision is not None else None
+    decided = steering.verdict if steering is not None else None
+    return moves_status(stored, plan.move, plan.move_step, decided, facts.snapshot.now)
+
+
+def _scaling(facts: _Facts) -> Iterator[Condition]:
+    """ScalingLimited, once there was something that limits it; without a look at measurements as it was."""
+    steering = facts.plan.decision.steering if facts.plan.decision is not None else None
+    if steering is not None and steering.out_of_reach:
+        yield Condition(c.SCALING_LIMITED, True, "ObjectiveOutOfReach", steering.out_of_reach)
+        return
+    stored = facts.snapshot.raw.get("status") or {}
+    before = next((each for each in stored.get("conditions") or () if each.get("type") == c.SCALING_LIMITED), None)
+    if before is not None and steering is not None:
+        yield Condition(c.SCALING_LIMITED, False, "ScalesWithTraffic", c.REASONS["ScalesWithTraffic"])
+    elif before is not None:
+        yield Condition(c.SCALING_LIMITED, before["status"] == "True", before["reason"], before.get("message", ""))
 
 
 def _accepted(facts: _Facts) -> Condition:

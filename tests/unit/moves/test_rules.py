@@ -187,9 +187,19 @@ def test_limits_that_hold_both_sides_allow_it() -> None:
     assert decide(weighed(option(8.0, 2.0)), policy=policy)[1] == "Cost"
 
 
-def test_in_place_only_one_side_counts_at_a_time() -> None:
-    policy = replace(POLICY, gpu_limit=8, surge=False)
-    assert decide(weighed(option(8.0, 2.0)), policy=policy)[1] == "Cost"
+@pytest.mark.parametrize("breached", [False, True])
+def test_without_surge_a_move_is_named_and_not_begun(breached: bool) -> None:
+    found = weighed(option(8.0, 2.0), stay=OUT if breached else None)
+    verdict = decide(found, BREACHED if breached else WELL, replace(POLICY, surge=False), why=SLOW_POOL)
+    assert reason(verdict) == "NoSurgePossible"
+    assert "a100 bf16 tp4" in verdict.message
+    assert "update.surge is Never" in verdict.message
+
+
+def test_a_breach_that_more_groups_cannot_cure_is_left_though_the_models_would_count_them() -> None:
+    assert decide(weighed(option(-4.0, -6.0)), BREACHED, why=SLOW_POOL).reason == "MoreGroupsHelp"
+    found = decide(weighed(option(-4.0, -6.0)), replace(BREACHED, out_of_reach=True), why=SLOW_POOL)
+    assert found[1] == "Objectives"
 
 
 def test_the_second_best_is_taken_where_the_best_is_forbidden() -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from berth import labels
 from berth.api.placement import Allocation
 from berth.core.moves.course import Course, convoy_in
-from berth.core.moves.decision import Move
+from berth.core.moves.decision import HOLDS, Hold, Move
+from berth.core.moves.underway import moves_status
 from berth.core.placement.decide import Decision, in_force
 from berth.core.placement.question import spec_hash
 from berth.core.plan import Plan
@@ -276,3 +277,15 @@ def test_a_record_that_somebody_edited_is_no_record(cut: int, text: str) -> None
     assert Course.load_from(whole) == course
     broken = whole[: len(whole) * cut // 10] + text
     assert broken == whole or Course.load_from(broken) is None or isinstance(Course.load_from(broken), Course)
+
+
+def test_why_it_stays_is_told_once_per_reason_and_not_while_it_moves() -> None:
+    first = moves_status({}, None, None, Hold("CoolingDown", "the last move ended 5 minutes ago"), 1000.0)
+    assert first["hold"]["reason"] == "CoolingDown"
+    later = moves_status({"moves": first}, None, None, Hold("CoolingDown", "the last move ended 6 minutes ago"), 1060.0)
+    assert later == first
+    assert moves_status({"moves": first}, None, None, None, 1060.0) == first, "nothing was looked at"
+    other = moves_status({"moves": first}, None, None, Hold("NothingBetter"), 1060.0)
+    assert other["hold"]["message"] == HOLDS["NothingBetter"]
+    assert other["hold"]["since"] != first["hold"]["since"]
+    assert "hold" not in moves_status({"moves": first}, None, None, MOVE, 1060.0)

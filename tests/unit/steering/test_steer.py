@@ -11,12 +11,14 @@ from berth.api.placement import Allocation
 from berth.core.calibration.learn import Calibration
 from berth.core.moves.decision import Advise, Hold, Move
 from berth.core.moves.rules import Past, State
-from berth.core.placement.evaluate import Memory
+from berth.core.placement.evaluate import Estimates, Memory
+from berth.core.placement.layouts import Layout
 from berth.core.placement.question import question
 from berth.core.steering.day import Day
 from berth.core.steering.policy import past_of, policy_of
 from berth.core.steering.reading import Reading, Span
 from berth.core.steering.steer import Situation, Steering, steer
+from berth.estimator.latency import Objectives
 from tests.unit.placement.cases import BF16, FP8, deployment, supply
 
 HOUR, DAY = 3600.0, 86400.0
@@ -139,6 +141,35 @@ def test_a_day_that_is_not_measured_holds() -> None:
     found = look(replace(situation(reading()), day=Day()))
     assert isinstance(found.verdict, Hold)
     assert found.verdict.reason == "LessThanADay"
+
+
+# --- what groups cannot cure -----------------------------------------------------------------------------------------
+def tight(share: float, **given: Any) -> Situation:
+    """With an objective of which one request alone takes `share`."""
+    at = situation(reading(0.5, **given))
+    alone = Estimates(at.asked, at.supplies, MEMORY).latency(Layout.of(HERE), 0.001, "screen")
+    objectives = Objectives(1.5, alone.tpot_p95 / share)
+    return replace(at, asked=replace(at.asked, objectives=objectives), groups_for_traffic=1, in_force=ALONE)
+
+
+ALONE = HERE.model_copy(update={"groups": 1})
+
+
+@pytest.mark.parametrize("share", [0.97, 1.3])
+def test_where_one_request_alone_misses_the_objective_no_groups_are_added_for_it(share: float) -> None:
+    found = look(tight(share, misses=0.9))
+    assert found.sized.groups == 1
+    assert "more groups do not help" in found.out_of_reach
+    assert "objectives.timePerOutputToken.p95" in found.out_of_reach
+
+
+def test_there_too_groups_come_for_more_traffic_than_one_can_serve() -> None:
+    at = tight(1.3, misses=0.9)
+    assert look(replace(at, reading=reading(20.0, misses=0.9))).sized.groups > 1
+
+
+def test_an_objective_with_room_is_in_reach() -> None:
+    assert look(tight(0.7)).out_of_reach == ""
 
 
 # --- the day ----------------------------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ def move_asked_for(snapshot: Snapshot, asked: Request, supplies: Iterable[Supply
     where = f"{asked.to.pool} {asked.to.variant} tp{asked.to.tensor_parallel} pp{asked.to.pipeline_parallel}"
     if snapshot.deployment.spec.placement.mode != "Auto":
         raise _refusal("placement.mode is Fixed: edit spec.placement.fixed instead")
+    if snapshot.deployment.spec.update.surge == "Never":
+        raise _refusal("a move holds both sides at once, and update.surge is Never: set it to WhenCapacity first")
     if now is None or not any(group.alive for group in snapshot.groups):
         raise _refusal("nothing is placed yet: there is nothing to move")
     if layout_of(now.allocation) == layout_of(asked.to):

@@ -33,6 +33,7 @@ HOLDS: Final[dict[str, str]] = {
     "CoolingDown": "The last move was too recent.",
     "MovesOfTheDaySpent": "placement.moves.maxPerDay moves were begun within 24 hours.",
     "PoolBusy": "Enough other deployments are moving into or out of the pool.",
+    "NoSurgePossible": "A move holds both sides at once, and update.surge is Never.",
     "LimitReached": "Both sides of the move together exceed objectives.limits.",
     "RolledBackBefore": "A move there was taken back.",
     "MoreGroupsHelp": "More groups where it runs are enough.",

@@ -80,6 +80,8 @@ class State:
     """Share of requests in the slow window that missed an objective; the worse of the two."""
     lasted: float = 3600.0
     """Seconds that the slow window covers."""
+    out_of_reach: bool = False
+    """Where it runs, one request alone misses an objective, or nearly: more groups do not cure that."""
     day_known: bool = True
     moves_by_pool: Mapping[str, int] = field(default_factory=dict)
     """Moves of others that are under way, by each pool they touch."""
@@ -130,7 +132,7 @@ def best(
     now: float, policy: Policy, past: Past, state: State, found: Weighed, in_force: Allocation, why: Diagnosis
 ) -> tuple[Option, Cause] | Hold:
     """The option to go for, with its cause, or why there is none."""
-    if state.breached and not found.can_stay:
+    if state.breached and (state.out_of_reach or not found.can_stay):
         return _cure(policy, past, state, found, in_force, why)
     return _saving(now, policy, past, state, found, in_force)
 
@@ -206,15 +208,17 @@ def _forbidden(
     for pool in {in_force.pool, candidate.layout.pool}:
         if state.moves_by_pool.get(pool, 0) >= MOVES_PER_POOL:
             return Hold("PoolBusy", f"{MOVES_PER_POOL} other deployments are moving into or out of pool {pool}")
+    if not policy.surge:
+        words = f"{candidate.layout} x {candidate.groups} would be better, but a move holds both sides at once and"
+        return Hold("NoSurgePossible", f"{words} update.surge is Never: WhenCapacity lets it move")
     held = in_force.groups * in_force.gpus
-    both = held + candidate.gpus if policy.surge else max(held, candidate.gpus)
-    if policy.gpu_limit is not None and both > policy.gpu_limit:
+    if policy.gpu_limit is not None and held + candidate.gpus > policy.gpu_limit:
         return Hold(
             "LimitReached", f"{held} GPUs here and {candidate.gpus} there exceed limits.gpus {policy.gpu_limit}"
         )
     if policy.cost_limit is not None and candidate.cost is not None and found.in_force_per_hour is not None:
         here, there = found.in_force_per_hour, candidate.cost.per_hour
-        if (here + there if policy.surge else max(here, there)) > policy.cost_limit:
+        if here + there > policy.cost_limit:
             words = f"{here:.2f} per hour here and {there:.2f} there exceed limits.costPerHour {policy.cost_limit:g}"
             return Hold("LimitReached", words)
     return None

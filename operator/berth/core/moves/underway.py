@@ -19,7 +19,8 @@ from berth.core.actions import Action, Mark, Reserve
 from berth.core.groups import Judgement, retire
 from berth.core.moves import machine
 from berth.core.moves.course import Convoy, Course, convoy_in
-from berth.core.moves.decision import Move
+from berth.core.moves.decision import HOLDS, Hold, Move
+from berth.core.moves.decision import Verdict as Decided
 from berth.core.moves.verdict import Verdict, verdict
 from berth.core.observed import Group, Snapshot
 from berth.core.placement.question import spec_hash
@@ -172,12 +173,15 @@ def unmark(groups: Sequence[Group], ended: frozenset[str]) -> list[Action]:
 
 
 def moves_status(
-    stored: Mapping[str, Any], move: Underway | None, step: machine.Step | None, now: float
+    stored: Mapping[str, Any], move: Underway | None, step: machine.Step | None, decided: Decided | None, now: float
 ) -> dict[str, Any]:
-    """`status.moves`; empty where there never was a move."""
+    """`status.moves`; `decided` is what was decided at this pass, None where nothing was looked at."""
     before = dict(stored.get("moves") or {})
     recent = list(before.get("recent") or ())
-    found = {key: value for key, value in before.items() if key not in ("current", "recent")}
+    found = {key: value for key, value in before.items() if key not in ("current", "recent", "hold")}
+    hold = _hold(before.get("hold") or {}, decided, now)
+    if hold and step is None:
+        found["hold"] = hold
     if step is not None and step.ended is not None:
         ended, course = step.ended, step.ended.course
         entry = {
@@ -194,6 +198,18 @@ def moves_status(
     if recent:
         found["recent"] = recent
     return found
+
+
+def _hold(before: Mapping[str, Any], decided: Decided | None, now: float) -> dict[str, Any]:
+    """The words stay as long as the reason does: figures change at every look."""
+    if decided is None:
+        return dict(before)
+    if not isinstance(decided, Hold):
+        return {}
+    if before.get("reason") == decided.reason:
+        return dict(before)
+    hold = {"reason": decided.reason, "message": (decided.message or HOLDS[decided.reason])[:1024]}
+    return {**hold, "since": timestamp(now)}
 
 
 def _current(move: Underway, step: machine.Step, before: Mapping[str, Any], now: float) -> dict[str, Any]:

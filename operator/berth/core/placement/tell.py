@@ -9,15 +9,21 @@ from berth.core import conditions as c
 from berth.core.conditions import Condition
 
 
-def conditions(record: Mapping[str, Any]) -> Iterator[Condition]:
-    """AvailabilityTargetMet, where there is a target, and PlacementOutdated. `record` is Decision.status."""
+def conditions(record: Mapping[str, Any], hold: Mapping[str, Any] | None = None) -> Iterator[Condition]:
+    """AvailabilityTargetMet, where there is a target, and PlacementOutdated.
+
+    `record` is Decision.status, `hold` is `status.moves.hold`.
+    """
     availability = record.get("availability") or {}
     target, predicted = availability.get("target"), availability.get("predicted")
     if target is not None and predicted is not None:
         met = float(predicted) >= float(target)
         message = f"{predicted} predicted, {target} wanted; limited by {availability.get('limitedBy')}"
         yield Condition(c.AVAILABILITY_TARGET_MET, met, "TargetReached" if met else "TargetMissed", message)
-    yield _outdated(record)
+    if hold is not None and hold.get("reason") == "NoSurgePossible":
+        yield Condition(c.PLACEMENT_OUTDATED, True, "NoSurgePossible", str(hold.get("message", "")))
+    else:
+        yield _outdated(record)
 
 
 def describe(allocation: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median_low
 from typing import Any, Final
 
+from berth.api.common import format_duration
 from berth.api.placement import Allocation
 from berth.core import capacity
 from berth.core.calibration.diagnose import Diagnosis, diagnose
@@ -33,6 +34,7 @@ from berth.core.placement.supply import Supply
 from berth.core.scaling import FAST_BURN, Bounds, Demand, Scaling, Sized, scale
 from berth.core.steering.day import DAY, Day
 from berth.core.steering.reading import Reading, Span
+from berth.estimator.latency import Latency, Objectives
 from berth.estimator.memory import UNSUPPORTED
 
 REVIEW_SECONDS: Final = 900.0
@@ -42,6 +44,13 @@ FEWEST_SECONDS: Final = 180.0
 """Measured time below which a rate is chance."""
 _SLOW_ENOUGH: Final = 900.0
 """Below which the slow window is as young as the fast one, and its mean no better."""
+NEARLY: Final = 0.9
+"""Share of an objective at which one request alone nearly misses it: within the error of the models. More groups bring
+latency down to that of one request alone, and no further."""
+_OUT_OF_REACH: Final = 1.5
+"""What groups are counted by then: latency against that of one request alone. Queues stay short all the same."""
+_ALONE: Final = 1e-3
+"""Requests per second of a group that hardly ever serves two at once."""
 _LOAD_GRID: Final = 0.05
 _BELIEF_GRID: Final = 0.02
 _NODES_COUNTED: Final = 4
@@ -108,6 +117,8 @@ class Steering:
     weighed: Weighed | None = None
     """Where the models were asked at this look."""
     reviewed: Reviewed | None = None
+    out_of_reach: str = ""
+    """Which objective no number of groups meets where they run; empty where all can be met."""
 
 
 def steer(situation: Situation, memory: Memory) -> Steering:
@@ -159,6 +170,7 @@ class _Look:
         )
         self.uncalibrated = Estimates(self.asked, situation.supplies, memory)
         self.due, self.settled = self._due(), True
+        self.out_of_reach = ""
         self.calibration, self.levels = self._learn() if self.due else (situation.calibration, {})
         self.state = replace(self.state, settled=self.settled)
         self.evaluation = Estimates(self.measured, situation.supplies, memory, lambda each: self.believe(each).factor())
@@ -167,13 +179,24 @@ class _Look:
         current = Sized(self.situation.groups_for_traffic, self.situation.in_force.groups)
         before = self.situation.reviewed
         why = self._diagnose() if self.due or before is None else before.diagnosis
-        scaling = self._scale(current, why)
+        alone = self._alone()
+        self.out_of_reach = _beyond(alone, self.measured.objectives)
+        self.state = replace(self.state, out_of_reach=bool(self.out_of_reach))
+        scaling = self._scale(current, why, alone)
         day = self.day
         if scaling.sized.groups > current.groups:
             day = replace(day, grown_at=self.situation.now)
         verdict, weighed, reviewed = self._decide(why)
         return Steering(
-            scaling.sized, verdict, self.calibration, day, why, scaling.reason, weighed=weighed, reviewed=reviewed
+            scaling.sized,
+            verdict,
+            self.calibration,
+            day,
+            why,
+            scaling.reason,
+            weighed=weighed,
+            reviewed=reviewed,
+            out_of_reach=self.out_of_reach,
         )
 
     def _due(self) -> bool:
@@ -248,12 +271,16 @@ class _Look:
         return groups / uneven(groups) * HEADROOM * evaluation.capacity(self.layout, "screen").load
 
     # --- scaling ------------------------------------------------------------------------------------------------------
-    def _scale(self, current: Sized, why: Diagnosis) -> Scaling:
+    def _alone(self) -> Latency:
+        """Of one request at a time."""
+        return self.evaluation.latency(self.layout, 1.0 if self.asked.traffic.closed else _ALONE, "screen")
+
+    def _scale(self, current: Sized, why: Diagnosis, alone: Latency) -> Scaling:
         situation = self.situation
         if not situation.scales or situation.state.moving or situation.policy.fixed:
             return Scaling(current)
-        each = self.evaluation.capacity(self.layout, "simulate").load
-        if each <= 0:  # not even one request at a time is fast enough: more groups change nothing
+        each = self._group_capacity(alone)
+        if each <= 0:  # the longest request does not fit, or nothing is served at all
             return Scaling(current)
         supply, fast = situation.supplies[self.layout.pool], self.reading.fast
         bounds = Bounds(
@@ -261,7 +288,7 @@ class _Look:
             wanted=lambda groups: groups_wanted(self.measured, supply, self.layout, groups),
             most=most_groups(self.measured, supply, self.layout),
         )
-        peak = self.day.peak(situation.now) if self.due else None
+        peak = self.day.peak(situation.now) if self.due and not self.out_of_reach else None
         if situation.now - self.day.grown_at < DAY:
             peak = None  # what made the groups grow is not over before a day without it
         return scale(
@@ -276,8 +303,22 @@ class _Look:
             bounds,
             busy=1.0 if self.asked.traffic.closed else self.asked.traffic.peak_to_mean,
             settled_for=0.0 if situation.state.changing else situation.now - situation.changed_at,
-            helps=why.cause != "SlowGroup",
+            helps=why.cause != "SlowGroup" and not self.out_of_reach,
         )
+
+    def _group_capacity(self, alone: Latency) -> float:
+        """Of one group at the objectives; those that are out of reach are given up for what is in it."""
+        if not self.out_of_reach:
+            return self.evaluation.capacity(self.layout, "simulate").load
+        objectives = self.measured.objectives
+        attainable = Objectives(
+            max(objectives.time_to_first_token, _OUT_OF_REACH * alone.ttft_p95),
+            max(objectives.time_per_output_token, _OUT_OF_REACH * alone.tpot_p95),
+        )
+        asked = replace(self.measured, objectives=attainable)
+        supplies = self.situation.supplies
+        relaxed = Estimates(asked, supplies, self.memory, lambda layout: self.believe(layout).factor())
+        return relaxed.capacity(self.layout, "simulate").load
 
     # --- moving -------------------------------------------------------------------------------------------------------
     def _decide(self, why: Diagnosis) -> tuple[Verdict, Weighed | None, Reviewed | None]:
@@ -374,6 +415,20 @@ def _loaded(asked: Question, load: float) -> Question:
 def _load(asked: Question, span: Span) -> float:
     """In the unit of the question: requests per second, for closed traffic clients."""
     return span.in_flight if asked.traffic.closed else span.requests_per_second
+
+
+def _beyond(alone: Latency, objectives: Objectives) -> str:
+    """Which objective one request alone misses, or nearly, and what would help; empty where there is none."""
+    excess, bound = objectives.excess(alone.ttft_p95, alone.tpot_p95)
+    if excess <= NEARLY or not alone.stable:
+        return ""
+    if bound == "timeToFirstToken":
+        name, reached, wanted = "TTFT", alone.ttft_p95, objectives.time_to_first_token
+    else:
+        name, reached, wanted = "TPOT", alone.tpot_p95, objectives.time_per_output_token
+    verb = "misses" if reached > wanted else "nearly misses"
+    words = f"one request alone {verb} the objective, {name} p95 {format_duration(wanted)}, with {reached:.2g} s"
+    return f"{words}: more groups do not help; relax objectives.{bound}.p95, or let it run elsewhere"
 
 
 def _words(option: Option, cause: str, found: Weighed, why: Diagnosis) -> str:
