@@ -7,6 +7,7 @@ import click
 from berth.cli.crd import crd
 from berth.cli.demo import demo
 from berth.cli.estimate import estimate
+from berth.cli.kubectl import COMMANDS
 from berth.cli.local import local
 from berth.cli.model import model
 from berth.cli.operator import operator
@@ -31,3 +32,5 @@ main.add_command(plan)
 main.add_command(pools)
 main.add_command(simulate)
 main.add_command(traffic)
+for command in COMMANDS:
+    main.add_command(command)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from berth.cli.output import age, dump, table
+
 if TYPE_CHECKING:
     from berth.local.config import Config
 
@@ -89,9 +91,9 @@ def status(name: str, output: str) -> None:
     """Show nodes, Services with their addresses, and where things are."""
     found = _ask(name, {"do": "status"})
     if output != "table":
-        click.echo(_dump(found, output), nl=False)
+        click.echo(dump(found, output), nl=False)
         return
-    click.echo(f"{name}  up for {_duration(found['since'])}  {found['server']}")
+    click.echo(f"{name}  up for {age(found['since'])}  {found['server']}")
     click.echo(f"  kubeconfig  {found['kubeconfig']}")
     click.echo(f"  operator    {found['operator'] or 'not started here'}")
     click.echo(f"  logs        {found['folder']}/logs")
@@ -104,7 +106,7 @@ def status(name: str, output: str) -> None:
     ]
     if services:
         click.echo()
-        click.echo(_table([("NAMESPACE", "SERVICE", "ADDRESS", "PODS"), *services]))
+        click.echo("\n".join(table([("NAMESPACE", "SERVICE", "ADDRESS", "PODS"), *services])))
 
 
 @local.command()
@@ -153,7 +155,7 @@ def nodes(context: click.Context, name: str, output: str) -> None:
     context.obj = name
     if context.invoked_subcommand is None:
         found = _ask(name, {"do": "status"})["nodes"]
-        click.echo(_node_table(found) if output == "table" else _dump(found, output), nl=output == "table")
+        click.echo(_node_table(found) if output == "table" else dump(found, output), nl=output == "table")
 
 
 @nodes.command()
@@ -323,23 +325,4 @@ def _node_table(nodes: list[dict[str, Any]]) -> str:
         )
         for node in nodes
     ]
-    return _table(rows)
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def _dump(content: Any, output: str) -> str:
-    import yaml
-
-    return json.dumps(content, indent=2) + "\n" if output == "json" else str(yaml.safe_dump(content, sort_keys=False))
-
-
-def _duration(seconds: int) -> str:
-    if seconds < 120:
-        return f"{seconds}s"
-    return f"{seconds // 60}m" if seconds < 7200 else f"{seconds // 3600}h"
+    return "\n".join(table(rows))

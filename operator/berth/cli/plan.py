@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from berth.cli.manifests import documents, parsed_deployment, parsed_pool, the_deployment
+from berth.cli.output import dump
 
 if TYPE_CHECKING:
     from berth.api.gpupool import GPUPool
@@ -96,7 +96,7 @@ def plan(
     except (BerthError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     if output in ("json", "yaml"):
-        _print_document(_document(planned, wanted), output)
+        click.echo(dump(_document(planned, wanted), output), nl=False)
     else:
         from berth.cli.plan_text import lines
 
@@ -179,10 +179,3 @@ def _document(planned: Planned, changes: Sequence[Any]) -> dict[str, Any]:
         document["placement"] = record.dump(record.placement_status(question, in_force, allocation, evaluation, reason))
         document["availability"] = record.dump(record.availability_status(question, in_force))
     return {**document, "candidates": [record.dump(entry) for entry in entries]}
-
-
-def _print_document(document: dict[str, Any], output: str) -> None:
-    import yaml
-
-    text = json.dumps(document, indent=2) + "\n" if output == "json" else yaml.safe_dump(document, sort_keys=False)
-    click.echo(text, nl=False)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from berth.cli.output import table
 from berth.core.placement import record
 from berth.core.placement.explain import explain, why_split
 from berth.core.placement.size import Candidate
@@ -63,15 +64,7 @@ def _table(planned: Planned, shown: Sequence[Candidate], *, wide: bool) -> str:
             rows.append(["-", *start, f"{rejected}{mark and '  '}{mark}"])
         else:
             rows.append([str(number), *start, *_measures(planned, candidate, wide=wide), mark])
-    columns = len(heads)
-    widths = [max(len(row[i]) for row in rows if i < columns or len(row) == len(rows[0])) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(widths[place]) for place, cell in enumerate(row[:columns])]
-        rest = row[columns:]
-        cells += [cell.ljust(widths[columns + i]) for i, cell in enumerate(rest)] if len(rest) > 1 else rest
-        lines.append(("  " + "  ".join(cells)).rstrip())
-    return "\n".join(lines) + "\n"
+    return "".join(f"{line}\n" for line in table(rows, indent="  "))
 
 
 def _layout(planned: Planned, candidate: Candidate) -> list[str]:

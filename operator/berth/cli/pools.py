@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from berth.cli.output import table
+
 if TYPE_CHECKING:
     from berth.core.discovery import Discovery
 
@@ -97,9 +99,7 @@ def _table(discovery: Discovery) -> str:
         name = pool.manifest["metadata"]["name"]
         nodes = str(len(pool.nodes))
         rows.append((name, spec["gpu"], spec["interconnect"], nodes, gpus, price, pool.price_source or "-"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "".join(f"{line}\n" for line in lines) if discovery.pools else "no pools found\n"
+    return "".join(f"{line}\n" for line in table(rows, gap="   ")) if discovery.pools else "no pools found\n"
 
 
 def _remarks(discovery: Discovery) -> list[str]:

@@ -2,39 +2,64 @@
 
 In a cluster by the pod's service account alone; its token file is read again every minute, because it is rotated. A
 kubeconfig is for development: exec and auth-provider plugins, which run commands, and switched-off TLS verification are
-refused.
+refused. The command line is a person's own program: there a kubeconfig means what it means to kubectl.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.aio.config.kube_config import KubeConfigMerger
 
 from berth.settings import InvalidSettings
 
 _PLUGINS = ("exec", "auth-provider")
+_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-async def configuration(kubeconfig: str = "", context: str = "") -> Configuration:
-    """What an `ApiClient` needs; raises `InvalidSettings` with the remedy when there is nothing usable."""
+async def configuration(kubeconfig: str = "", context: str = "", *, plugins: bool = False) -> Configuration:
+    """What an `ApiClient` needs; raises `InvalidSettings` with the remedy when there is nothing usable.
+
+    With `plugins` the kubeconfig may be a list of files, and may say anything that kubectl does.
+    """
     # The client's own limits bound the number of requests; watches must never wait for a connection of the pool.
     result = Configuration(connection_pool_maxsize=0)
     try:
         if kubeconfig:
-            _refuse_unsafe(Path(kubeconfig), context)
+            if not plugins:
+                _refuse_unsafe(Path(kubeconfig), context)
+            else:
+                _require_a_file(kubeconfig)
             await load_kube_config(
                 kubeconfig, context=context or None, client_configuration=result, persist_config=False
             )
         else:
             load_incluster_config(client_configuration=result)
     except (ConfigException, OSError, ValueError, yaml.YAMLError) as error:
-        remedy = "check the path and the context" if kubeconfig else "outside of a pod set BERTH_KUBECONFIG"
+        named = "give --kubeconfig and --context" if plugins else "check the path and the context"
+        remedy = named if kubeconfig else "outside of a pod set BERTH_KUBECONFIG"
         raise InvalidSettings(f"no access to a cluster: {error}; {remedy}") from error
     return result
+
+
+def _require_a_file(kubeconfig: str) -> None:
+    """Of a list of files those that are absent are passed over, but one there must be."""
+    if not any(Path(each).expanduser().exists() for each in kubeconfig.split(os.pathsep)):
+        raise ConfigException(f"there is no kubeconfig {kubeconfig}")
+
+
+def namespace(kubeconfig: str, context: str = "") -> str:
+    """The namespace of the context, empty if it names none; in a pod, that of the pod."""
+    if not kubeconfig:
+        return _POD_NAMESPACE.read_text().strip() if _POD_NAMESPACE.exists() else ""
+    merged = KubeConfigMerger(kubeconfig).config.value
+    chosen = _named(merged, "contexts", "context", context or merged.get("current-context"))
+    return str(chosen.get("namespace") or "")
 
 
 def _refuse_unsafe(path: Path, context: str) -> None:

@@ -89,9 +89,10 @@ class KubeClient:
         limits: Limits | None = None,
         before_write: Callable[[], None] | None = None,
         metrics: Metrics | None = None,
+        user_agent: str = "berth-operator",
     ) -> None:
         self._api = api
-        self._api.user_agent = "berth-operator"
+        self._api.user_agent = user_agent
         self._limits = limits or Limits()
         self._before_write = before_write
         self._metrics = metrics or Metrics()

@@ -1,0 +1,59 @@
+"""`kubectl berth status NAME`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from berth.cli.kubectl.cluster import Cluster, Object, Where, cluster_options
+
+_CLEAR = "\033[H\033[2J"
+
+
+@click.command()
+@click.argument("name")
+@click.option("-w", "--watch", is_flag=True, help="Again and again, until interrupted.")
+@click.option(
+    "--interval", type=click.FloatRange(0.5, 3600), default=2.0, show_default=True, help="Seconds between two looks."
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True)
+@cluster_options
+def status(name: str, watch: bool, interval: float, output: str, where: Where) -> None:
+    """Say whether a deployment serves, where, how well, and what happened last.
+
+    \b
+    kubectl berth status llama-70b
+    kubectl berth status llama-70b --watch
+    """
+
+    async def look(cluster: Cluster) -> tuple[Object, str]:
+        found = await cluster.deployment(name)
+        allocations = ((found.get("status") or {}).get("placement") or {}).get("allocations") or ()
+        return found, await cluster.currency(allocations[0]["pool"]) if allocations else ""
+
+    screen = sys.stdout.isatty()
+    shown = ""
+    while True:
+        found, currency = where.run(look)
+        text = _shown(found, currency, output)
+        if text != shown:
+            click.echo((_CLEAR if watch and screen else "") + text, nl=False)
+            shown = text
+        if not watch:
+            return
+        time.sleep(interval)
+
+
+def _shown(found: Object, currency: str, output: str) -> str:
+    if output == "text":
+        from berth.cli.kubectl.status_text import lines
+
+        return "".join(f"{line}\n" for line in lines(found, time.time(), None, currency))
+    from berth.cli.output import dump
+
+    metadata = found["metadata"]
+    told: dict[str, Any] = {"namespace": metadata["namespace"], "name": metadata["name"]}
+    return dump({**told, "status": found.get("status") or {}}, output)

@@ -1,0 +1,39 @@
+"""How commands print: documents for programs, tables and times for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+def dump(content: Any, form: str) -> str:
+    """`content` as `json` or `yaml`, with its line end."""
+    import yaml
+
+    if form == "json":
+        return json.dumps(content, indent=2) + "\n"
+    return str(yaml.safe_dump(content, sort_keys=False))
+
+
+def table(rows: Sequence[Sequence[str]], *, indent: str = "", gap: str = "  ") -> list[str]:
+    """Rows in columns. A row that is shorter than others spends what is left of the line on its last cell."""
+    width = max(map(len, rows), default=0)
+    aligned = [row if len(row) == width else row[:-1] for row in rows]
+    widths = [max((len(row[i]) for row in aligned if i < len(row)), default=0) for i in range(width)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(widths[i]) if i < len(row) - 1 else cell for i, cell in enumerate(row)]
+        lines.append((indent + gap.join(cells)).rstrip())
+    return lines
+
+
+def age(seconds: float | None) -> str:
+    """How long ago, as kubectl says it: 12s, 14m, 5h, 3d; `-` where nobody knows."""
+    if seconds is None:
+        return "-"
+    whole = max(0, int(seconds))
+    for size, unit, most in ((1, "s", 120), (60, "m", 120), (3600, "h", 48)):
+        if whole < most * size:
+            return f"{whole // size}{unit}"
+    return f"{whole // 86400}d"
