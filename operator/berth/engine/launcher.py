@@ -303,7 +303,7 @@ class Launcher:
             "pool": options.pool,
             "draining": control.draining,
             "accepting": control.accept_until is None or now < control.accept_until,
-            "drained": control.draining and self._loaded and self._drained,
+            "drained": control.draining and (self._drained or not self._loaded),
             "members": options.members,
             "members_joined": self._roster.joined,
             "in_flight": state.get("in_flight", 0),

@@ -45,6 +45,24 @@ def inner(pid: int, prefix: Sequence[str]) -> int | None:
     return None
 
 
+def loses(pid: int, prefix: Sequence[str], number: signal.Signals) -> bool:
+    """Whether a signal to what a `prefix` started as `pid` would be lost now.
+
+    The kernel discards a signal that PID 1 of a namespace has no handler for: one that has just been started and will
+    end politely, once it has got so far, would never hear of it.
+    """
+    if not prefix:
+        return False
+    main = inner(pid, prefix)
+    if main is None:
+        return True
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{main}/status").read_text().splitlines()
+        caught = next(line for line in lines if line.startswith("SigCgt:"))
+        return not int(caught.split()[1], 16) >> (number - 1) & 1
+    return False
+
+
 def marked(mark: str) -> list[int]:
     """Processes whose mark is `mark` or lies below it."""
     wanted = f"{MARK}={mark}".encode()

@@ -69,19 +69,23 @@ class TritonProber:
         self._session: aiohttp.ClientSession | None = None
 
     async def token(self, address: str) -> None:
+        """Reads the stream to its end: Triton (2.51) keeps what belongs to one that is cut off as its last answer goes,
+        and waits for it in vain, for its whole exit time-out, when it is stopped.
+        """
         client = triton.InferenceServerClient(url=f"{address}:{contract.PORT_GRPC}", channel_args=_NO_MEMORY)
+        answered = False
         try:
-            answers = client.stream_infer(_canary(), stream_timeout=self._timeout)
-            async for result, error in answers:
+            async for result, error in client.stream_infer(_canary(), stream_timeout=self._timeout):
                 if error is not None:
                     raise Transient(f"no token from {address}: {_short(error)}")
-                if result.as_numpy("text_output") is not None:
-                    return
-            raise Transient(f"no token from {address}: the stream ended without an answer")
+                answered = answered or result.as_numpy("text_output") is not None
         except (InferenceServerException, grpc.RpcError) as error:
-            raise Transient(f"no token from {address}: {_short(error)}") from error
+            if not answered:
+                raise Transient(f"no token from {address}: {_short(error)}") from error
         finally:
             await client.close()
+        if not answered:
+            raise Transient(f"no token from {address}: the stream ended without an answer")
 
     async def progress(self, address: str) -> Progress:
         state = await self._request("GET", address, "/state")

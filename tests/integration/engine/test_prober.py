@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
 
+from berth.engine.contract import Exit
 from berth.errors import Transient
 from berth.serving.prober import TritonProber
 from tests.integration.engine.pod import Pod
@@ -42,6 +45,16 @@ async def test_an_engine_that_hangs_gives_a_reason_and_not_a_token(pod: Pod, pro
     with pytest.raises(Transient, match=f"no token from {pod.address}"):
         await prober.token(pod.address)
     assert pod.http("GET", "/v2/health/ready", port=8000)[0] == 200, "Triton itself notices nothing"
+
+
+async def test_a_server_that_was_asked_for_tokens_stops_as_soon_as_it_is_told(pod: Pod, prober: TritonProber) -> None:
+    """Less than Triton's own exit time-out of 20 s, which it would use up if a canary had left something behind."""
+    pod.start("--exit-timeout=15").until_serving()
+    for _ in range(200):
+        await prober.token(pod.address)
+    pod.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(pod.wait, 60) == Exit.STOPPED
+    assert pod.message == "Stopped: asked to stop"
 
 
 async def test_an_address_where_nobody_listens_is_told(prober: TritonProber) -> None:

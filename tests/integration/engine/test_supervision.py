@@ -60,11 +60,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts a launcher around a Python program, in a directory of its own."""
     started: list[subprocess.Popen[str]] = []
 
-    def launch(program: str, *options: str) -> subprocess.Popen[str]:
+    def launch(program: str, *options: str, address: str = "") -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "berth.engine.launcher", *options, "--", sys.executable, "-c", program]
         environment = {
             **os.environ,
-            "BERTH_POD_IP": new_address(),
+            "BERTH_POD_IP": address or new_address(),
             "BERTH_TERMINATION_LOG": str(tmp_path / "termination"),
         }
         started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True))
@@ -118,6 +118,15 @@ def test_a_command_that_has_not_loaded_is_not_waited_for_long(start: Start, tmp_
     process.send_signal(signal.SIGTERM)
     assert ended(process) == (Exit.STOPPED, "Stopped: the command did not end within 2s of SIGTERM and was killed")
     assert time.monotonic() - asked < 5
+
+
+def test_a_command_that_has_not_loaded_has_nothing_to_finish(start: Start, tmp_path: Path) -> None:
+    address = new_address()
+    start(STUBBORN, address=address)
+    until((tmp_path / "ready").exists)
+    command = [sys.executable, "-m", "berth.engine.launcher", "--drain", "--timeout=300"]
+    done = subprocess.run(command, env={**os.environ, "BERTH_POD_IP": address}, timeout=60)
+    assert done.returncode == 0
 
 
 def test_a_command_that_is_not_there_is_named(start: Start, tmp_path: Path) -> None:

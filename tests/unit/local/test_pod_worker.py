@@ -140,6 +140,19 @@ async def test_one_that_does_not_listen_is_killed_when_its_grace_is_over(node: N
         assert api.history[-1]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 128 + signal.SIGKILL
 
 
+@pytest.mark.parametrize("lives", [0, 1])
+async def test_one_that_is_deleted_while_it_starts_ends_as_soon_as_it_listens(node: Node, lives: int) -> None:
+    """PID 1 of a namespace never hears of a signal that comes before its handler is there."""
+    late = "import os, time; os.path.exists('ran') or (open('ran', 'w'), exit(3)); time.sleep(1)\n" + SLEEPS
+    body = late if lives else "import time; time.sleep(1)\n" + SLEEPS
+    async with node.running(pod(runs(body))) as (api, worker):
+        await api.until(lambda: api.container.get("restartCount") == lives and "running" in api.container["state"])
+        delete(api, worker, grace=600)
+        await api.until(lambda: not api.objects, seconds=60)
+        code = api.history[-1]["containerStatuses"][0]["state"]["terminated"]["exitCode"]
+        assert code == (1 if node.isolation else 128 + signal.SIGTERM)
+
+
 async def test_the_hook_runs_before_the_signal(node: Node, tmp_path: Path) -> None:
     hook = {"preStop": checks(f"open({str(tmp_path / 'hook')!r}, 'w').write('ran')")}
     body = SLEEPS.replace("exit('bye')", f"exit(open({str(tmp_path / 'hook')!r}).read())")

@@ -32,6 +32,9 @@ LONGEST_GREETING: Final = 600.0
 SHORTEST_GRACE: Final = 2.0
 """Seconds left for SIGTERM after a preStop hook that took all the time."""
 
+LISTENING_PERIOD: Final = 0.05
+"""Seconds between two looks whether a process that has just been started has installed its signal handler."""
+
 
 @dataclass(frozen=True)
 class Image:
@@ -119,6 +122,7 @@ class Container:
             self._asked_to_end = True
             if hook:
                 await _within(self._hook(hook, grace()), grace)
+            await _within(self._listening(), grace)
             if self.running:
                 self._signal(signal.SIGTERM)
         await _within(self._ended(), lambda: max(grace(), SHORTEST_GRACE if hook else 0.0))
@@ -229,6 +233,11 @@ class Container:
     def _signal(self, number: signal.Signals) -> None:
         main = sandbox.inner(self.pid, self._place.isolation)
         sandbox.send([self.pid if main is None else main], number)
+
+    async def _listening(self) -> None:
+        """SIGTERM would be heard, or there is nobody any more."""
+        while self.running and sandbox.loses(self.pid, self._place.isolation, signal.SIGTERM):  # noqa: ASYNC110 - no event
+            await asyncio.sleep(LISTENING_PERIOD)
 
     async def _ended(self) -> None:
         if self._process is not None:
