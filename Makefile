@@ -28,13 +28,13 @@ demo: setup
 test: test-unit test-integration test-slow
 	@echo "SKIPPED: closed loops of simulated weeks, which take many minutes: make test-loops"
 
-# Pure and under a minute.
+# Pure and under a minute: a process per core.
 test-unit: setup
-	$(BIN)/pytest tests/unit -q -m "not slow and not loops" $(PYTEST)
+	$(BIN)/pytest tests/unit -q -n auto --dist worksteal -m "not slow and not loops" $(PYTEST)
 
 # Pure, but seconds or minutes each: random runs, brute force, replays that golden files are compared with.
 test-slow: setup
-	$(BIN)/pytest tests/unit -q -m slow $(PYTEST)
+	$(BIN)/pytest tests/unit -q -n auto --dist worksteal -m slow $(PYTEST)
 
 # Decisions over simulated weeks: many minutes.
 test-loops: setup

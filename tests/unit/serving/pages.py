@@ -49,12 +49,10 @@ class Server:
     address: str
     answer: Callable[[Request], Awaitable[bytes] | bytes]
     requests: list[Request] = field(default_factory=list)
-    open: int = 0
+    open: int = 0  # requests being answered
     most_open: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.open += 1
-        self.most_open = max(self.most_open, self.open)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             size = next(
@@ -63,13 +61,18 @@ class Server:
             method, path, _ = head.split(" ", 2)
             request = Request(method, path, await reader.readexactly(size))
             self.requests.append(request)
-            answer = self.answer(request)
-            writer.write(answer if isinstance(answer, bytes) else await answer)
+            self.open += 1
+            self.most_open = max(self.most_open, self.open)
+            try:
+                answer = self.answer(request)
+                answer = answer if isinstance(answer, bytes) else await answer
+            finally:  # before the client can know, which may ask again at once
+                self.open -= 1
+            writer.write(answer)
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            self.open -= 1
             writer.close()
 
 
