@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from berth.cli import main
+import sys
+from pathlib import Path
 
-__all__ = ["main"]
+from berth import cli
+
+
+def main() -> None:
+    """The command line, under the name by which it was called."""
+    plugin = Path(sys.argv[0]).name.startswith("kubectl-berth")
+    cli.main(prog_name="kubectl berth" if plugin else "berth", complete_var="_BERTH_COMPLETE")
+
 
 if __name__ == "__main__":
     main()

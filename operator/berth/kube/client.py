@@ -217,12 +217,14 @@ class KubeClient:
         subresource: str | None = None,
         uid: str | None = None,
         manager: str = labels.MANAGER,
+        dry_run: bool = False,
     ) -> Object:
         """JSON merge patch: lists are replaced whole, null removes. With `uid` only that very object (`Conflict`)."""
         if uid is not None:
             patch = {**patch, "metadata": {**patch.get("metadata", {}), "uid": uid}}
         path = kind.path(namespace, name, subresource)
-        return await self._answer(_Request("patch", kind, path, "PATCH", [("fieldManager", manager)], patch, _MERGE))
+        query = [("fieldManager", manager), *([("dryRun", "All")] if dry_run else [])]
+        return await self._answer(_Request("patch", kind, path, "PATCH", query, patch, _MERGE))
 
     async def delete(
         self,

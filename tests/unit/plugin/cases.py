@@ -150,6 +150,7 @@ def moving() -> Manifest:
         condition("ObjectivesMet", "False", "ObjectivesMissed", "TTFT p95 1.9s, objective 1.5s: 88.1 % within it"),
     ]
     status["summary"] |= {"ready": "1/2", "message": "Moving to a100-40 bf16 tp8 pp1 x 2: WarmingUp"}
+    status["readyReplicas"] = 1
     status["groups"][1] |= {"state": "Failed", "reason": "NodeSilent: no sign of h100-node-3"}
     status["moves"] = {
         "current": {

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from berth.cli.kubectl import status_text
+from berth.cli.kubectl import requests, status_text
+from berth.cli.kubectl.cluster import Told
 from berth.cli.kubectl.events import lines as event_lines
 from berth.cli.kubectl.events import sorted_events
 from berth.cli.kubectl.explain import lines as explain_lines
+from berth.cli.kubectl.requests import Wanted
 from berth.cli.output import age
 from tests.unit.plugin import cases
 
@@ -28,8 +30,19 @@ SCREENS: dict[str, Callable[[], Iterator[str]]] = {
     "explain-refused": lambda: explain_lines(cases.refused()),
     "explain-new": lambda: explain_lines(cases.fresh()),
     "events": lambda: event_lines(sorted_events(cases.EVENTS, cases.healthy()), cases.NOW),
+    "failover": lambda: requests.failover_lines(cases.healthy(), "g4", cases.NOW),
+    "failover-of-one-too-many": lambda: requests.failover_lines(cases.moving(), "g1", cases.NOW),
+    "move": lambda: _move(Wanted("a100-40"), "$", 24),
+    "move-without-room": lambda: _move(Wanted("a100-40", groups=3), "", 12),
+    "move-by-hand": lambda: _move(Wanted("a100-40", "int4-awq", 4), "$", None),
+    "move-back": lambda: requests.back_lines(cases.moving()),
     "events-none": lambda: event_lines([], cases.NOW),
 }
+
+
+def _move(wanted: Wanted, currency: str, free: int | None) -> Iterator[str]:
+    found = cases.healthy()
+    return requests.move_lines(found, requests.destination(found, wanted), currency, free)
 
 
 @pytest.mark.parametrize("name", SCREENS)
@@ -43,6 +56,31 @@ def test_a_screen_is_as_it_is_written_down(name: str) -> None:
 
 def test_every_golden_file_belongs_to_a_screen() -> None:
     assert {path.stem for path in GOLDEN.glob("*.txt")} == set(SCREENS)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (Wanted("h100"), "it runs on h100 already: give --variant, --tp or --pp for another split"),
+        (Wanted("a100-40", "fp8"), "a100-40: A100 has no FP8; to ask all the same, give --variant and --tp"),
+        (Wanted("b200"), "no candidate is on pool b200 (candidates are on a100-40, h100): give --variant and --tp"),
+    ],
+)
+def test_a_move_that_cannot_be_meant_is_refused_with_a_remedy(wanted: Wanted, words: str) -> None:
+    with pytest.raises(Told) as told:
+        requests.destination(cases.healthy(), wanted)
+    assert str(told.value).startswith(words)
+
+
+@pytest.mark.parametrize("group", ["g4", "g9", "llama", ""])
+def test_a_group_that_is_not_there_is_told_from_those_that_are(group: str) -> None:
+    with pytest.raises(Told, match=r"that could be replaced; there is g1$"):
+        list(requests.failover_lines(cases.moving(), group, cases.NOW))
+
+
+def test_no_move_no_way_back() -> None:
+    with pytest.raises(Told, match="no move of llama-70b is under way"):
+        list(requests.back_lines(cases.healthy()))
 
 
 def test_what_is_missing_is_never_zero() -> None:

@@ -10,6 +10,8 @@ import click
 
 from berth.cli.kubectl.events import events
 from berth.cli.kubectl.explain import explain
+from berth.cli.kubectl.pause import pause, resume
+from berth.cli.kubectl.requests import failover, move
 from berth.cli.kubectl.status import status
 
-COMMANDS: tuple[click.Command, ...] = (status, explain, events)
+COMMANDS: tuple[click.Command, ...] = (status, explain, events, failover, move, pause, resume)

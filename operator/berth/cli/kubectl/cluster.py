@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import functools
+import inspect
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -24,6 +26,7 @@ T = TypeVar("T")
 Object = dict[str, Any]
 _Command = Callable[..., Any]
 
+COMPLETION_SECONDS = 2.0
 NEAR = 3
 """Names that are suggested where one is not found."""
 
@@ -53,24 +56,59 @@ class Where:
             return asyncio.run(main())
 
 
-def cluster_options(command: _Command) -> _Command:
-    """Adds --kubeconfig, --context and --namespace; the command gets them as `where`."""
+def bundled(
+    keyword: str, make: Callable[..., Any], *options: Callable[[_Command], _Command]
+) -> Callable[[_Command], _Command]:
+    """A decorator that adds `options`; the command gets `make` of their values as its argument `keyword`."""
+    names = list(inspect.signature(make).parameters)
 
-    def gather(*arguments: Any, kubeconfig: str | None, context: str, namespace: str, **options: Any) -> Any:
-        path = kubeconfig or str(Path.home() / ".kube" / "config")
-        in_pod = not kubeconfig and not Path(path).exists() and "KUBERNETES_SERVICE_HOST" in os.environ
-        return command(*arguments, where=Where("" if in_pod else path, context, namespace), **options)
+    def decorate(command: _Command) -> _Command:
+        @functools.wraps(command)
+        def gather(*arguments: Any, **given: Any) -> Any:
+            made = make(**{name: given.pop(name) for name in names})
+            return command(*arguments, **given, **{keyword: made})
 
-    gather.__doc__, gather.__name__ = command.__doc__, command.__name__
-    gather.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    decorated: _Command = gather
-    for option in (
-        click.option("--context", default="", help="Context of the kubeconfig."),
-        click.option("--kubeconfig", envvar="KUBECONFIG", help="By default ~/.kube/config."),
-        click.option("-n", "--namespace", default="", help="By default that of the context."),
-    ):
-        decorated = option(decorated)
-    return decorated
+        decorated: _Command = gather
+        for option in options:
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+def _where(kubeconfig: str | None, context: str, namespace: str) -> Where:
+    path = kubeconfig or str(Path.home() / ".kube" / "config")
+    in_pod = not kubeconfig and not Path(path).exists() and "KUBERNETES_SERVICE_HOST" in os.environ
+    return Where("" if in_pod else path, context, namespace)
+
+
+cluster_options = bundled(
+    "where",
+    _where,
+    click.option("--context", default="", help="Context of the kubeconfig."),
+    click.option("--kubeconfig", envvar="KUBECONFIG", help="By default ~/.kube/config."),
+    click.option("-n", "--namespace", default="", help="By default that of the context."),
+)
+"""Adds --kubeconfig, --context and --namespace; the command gets them as `where`."""
+form_option = click.option(
+    "-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True
+)
+
+
+def _names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Deployments for the shell's completion; nothing at all where anything is wrong."""
+    given = {name: context.params.get(name) or "" for name in ("kubeconfig", "context", "namespace")}
+    try:
+        found = _where(given["kubeconfig"] or os.environ.get("KUBECONFIG"), given["context"], given["namespace"]).run(
+            lambda cluster: asyncio.wait_for(cluster.deployments(), COMPLETION_SECONDS)
+        )
+    except (click.ClickException, TimeoutError):
+        return []
+    return [name for each in found if (name := str(each["metadata"]["name"])).startswith(incomplete)]
+
+
+deployment_argument = click.argument("name", shell_complete=_names)
+"""Name of an LLMDeployment."""
 
 
 class Cluster:
@@ -103,11 +141,23 @@ class Cluster:
         from berth.kube.kinds import GPU_POOL
 
         try:
-            found = await self.client.get(GPU_POOL, None, pool)
+            found = await self.client.get(GPU_POOL, None, pool) if pool else {"spec": {}}
         except BerthError:
             return ""
         currency = str(found["spec"].get("currency", "USD"))
         return "$" if currency == "USD" else currency
+
+    async def free_gpus(self, pool: str) -> int | None:
+        """Free GPUs of a pool; None where the person may not read pools, or nobody counted."""
+        from berth.errors import BerthError
+        from berth.kube.kinds import GPU_POOL
+
+        try:
+            found = await self.client.get(GPU_POOL, None, pool) if pool else {}
+        except BerthError:
+            return None
+        free = ((found.get("status") or {}).get("gpus") or {}).get("free")
+        return int(free) if free is not None else None
 
 
 class Told(Exception):

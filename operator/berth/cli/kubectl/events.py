@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from berth.cli.kubectl.cluster import Cluster, Object, Where, cluster_options
+from berth.cli.kubectl.cluster import Cluster, Object, Where, cluster_options, deployment_argument, form_option
 
 
 @click.command()
-@click.argument("name")
+@deployment_argument
 @click.option("--warnings", is_flag=True, help="Leave out what is normal.")
-@click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True)
+@form_option
 @cluster_options
 def events(name: str, warnings: bool, output: str, where: Where) -> None:
     """List what happened to a deployment, its groups and its pods, oldest first.

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from berth.cli.kubectl.cluster import Cluster, Object, Where, cluster_options
+from berth.cli.kubectl.cluster import Cluster, Object, Where, cluster_options, deployment_argument, form_option
 
 FACTORS = ("communication", "parallelism", "batch", "bandwidth", "failure")
 
 
 @click.command()
-@click.argument("name")
-@click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True)
+@deployment_argument
+@form_option
 @cluster_options
 def explain(name: str, output: str, where: Where) -> None:
     """Say why a deployment runs where it runs, and why not elsewhere.

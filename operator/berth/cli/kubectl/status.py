@@ -8,18 +8,18 @@ from typing import Any
 
 import click
 
-from berth.cli.kubectl.cluster import Cluster, Object, Where, cluster_options
+from berth.cli.kubectl.cluster import Cluster, Object, Where, cluster_options, deployment_argument, form_option
 
 _CLEAR = "\033[H\033[2J"
 
 
 @click.command()
-@click.argument("name")
+@deployment_argument
 @click.option("-w", "--watch", is_flag=True, help="Again and again, until interrupted.")
 @click.option(
     "--interval", type=click.FloatRange(0.5, 3600), default=2.0, show_default=True, help="Seconds between two looks."
 )
-@click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True)
+@form_option
 @cluster_options
 def status(name: str, watch: bool, interval: float, output: str, where: Where) -> None:
     """Say whether a deployment serves, where, how well, and what happened last.
