@@ -6,12 +6,12 @@ What must never happen is checked at each order, from what the cluster knows and
 
 from __future__ import annotations
 
-import copy
 import itertools
+import pickle
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from berth import labels
 from berth.api.llmdeployment import parse_llmdeployment
@@ -72,11 +72,19 @@ def deployment(*, tensor: int = 4, pipeline: int = 1, groups: int = 2, min_avail
     }
 
 
+T = TypeVar("T")
+
+
+def _copy(value: T) -> T:
+    """As deepcopy, several times faster: every pass starts from copies, so that none can change what is stored."""
+    return pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))  # type: ignore[no-any-return]
+
+
 class Simulation:
     """One deployment on `nodes` nodes; `run_pass` is one pass of an operator over it."""
 
     def __init__(self, stored: Manifest, nodes: int = 3) -> None:
-        self.stored = copy.deepcopy(stored)
+        self.stored = _copy(stored)
         self.nodes = {f"node-{index}": GPUS_PER_NODE for index in range(nodes)}
         self.groups: dict[str, Manifest] = {}
         self.pods: dict[str, Manifest] = {}
@@ -123,21 +131,21 @@ class Simulation:
         groups = []
         for stored in self.groups.values():
             members = [pod for pod in self.pods.values() if _owner(pod) == stored["metadata"]["uid"]]
-            groups.append(parse.group(copy.deepcopy(stored), owner, copy.deepcopy(members)))
+            groups.append(parse.group(_copy(stored), owner, _copy(members)))
         known = {group.uid for group in groups}
         strays: Counter[int] = Counter()
         for pod in self.pods.values():
             if _owner(pod) not in known:
                 slot, incarnation = parse.incarnation(pod)
                 strays[slot] = max(strays[slot], incarnation)
-        raw = copy.deepcopy(self.stored)
+        raw = _copy(self.stored)
         return Snapshot(
             deployment=parse_llmdeployment(raw),
             raw=raw,
             groups=tuple(sorted(groups, key=lambda group: (group.group, group.incarnation))),
             stray_incarnations=strays,
             answers=dict(self.answers),
-            children=copy.deepcopy(self.children),
+            children=_copy(self.children),
             pools=self.pools,
             shortages=dict(self.shortages),
             missing_claims=frozenset(),
@@ -177,7 +185,7 @@ class Simulation:
         status = build_status(snapshot, plan, Outcome(dict(self.shortages)))
         if not plan.actions and self.stored.get("status"):
             assert build_status(self.snapshot(), plan, Outcome(dict(self.shortages))) == status
-        self.stored["status"] = copy.deepcopy(status)
+        self.stored["status"] = _copy(status)
         self._answer(plan)
         self._check_labels(plan)
         self.now += 1
@@ -195,14 +203,14 @@ class Simulation:
         match order:
             case do.Ensure(manifest):
                 key = manifest["kind"], manifest["metadata"]["name"]
-                stored = copy.deepcopy(dict(manifest))
+                stored = _copy(dict(manifest))
                 stored["metadata"]["uid"] = self._uid()
                 self.children[key] = stored
             case do.Create(group, manifest):
                 name = manifest["metadata"]["name"]
                 assert name not in self.pods or _owner(self.pods[name]) == group.uid, f"{name} is still somebody else's"
                 if name not in self.pods and group.name in self.groups:
-                    self._create_pod(copy.deepcopy(dict(manifest)))
+                    self._create_pod(_copy(dict(manifest)))
             case do.Reserve():
                 self._reserve(order, snapshot)
             case do.Mark(group, new_labels, annotations):
@@ -212,7 +220,7 @@ class Simulation:
                 _merge(metadata["labels"], new_labels)
                 _merge(metadata["annotations"], annotations)
             case do.Record(group, status):
-                self.groups[group.name]["status"] = copy.deepcopy(dict(status))
+                self.groups[group.name]["status"] = _copy(dict(status))
             case do.SetServing(member, serving):
                 self._set_serving(member.name, member.uid, member.restarts, serving)
             case do.Restore(member):
@@ -261,7 +269,7 @@ class Simulation:
         name = made["metadata"]["name"]
         assert name not in self.groups, f"{name} exists"
         made["metadata"] |= {"uid": self._uid(), "creationTimestamp": timestamp(self.now)}
-        self.groups[name] = copy.deepcopy(made)
+        self.groups[name] = _copy(made)
 
     def _nodes_of(self, pool: str) -> set[str]:
         return set(self.nodes)
