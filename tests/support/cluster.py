@@ -260,7 +260,11 @@ class Cluster:
                         self._resources.setdefault(each["responseKind"]["kind"], found)
 
 
-async def eventually(condition: Callable[[], Awaitable[T]], *, timeout: float = 30) -> T:
+PATIENCE = 150.0
+"""Seconds until a test gives up. Long: what counts is what happens, and the machine may be slow."""
+
+
+async def eventually(condition: Callable[[], Awaitable[T]], *, timeout: float = PATIENCE) -> T:
     """Asks until `condition` gives something true, and gives that.
 
     `timeout` is in seconds. A condition may raise AssertionError to say what is missing: it counts as not yet, and its

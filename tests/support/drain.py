@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from berth.local import binaries
+from tests.support.cluster import PATIENCE
 
 
 class Drain:
@@ -21,7 +22,7 @@ class Drain:
     def running(self) -> bool:
         return not self._output.done()
 
-    async def ended(self, timeout: float = 60) -> str:
+    async def ended(self, timeout: float = PATIENCE) -> str:
         """Everything it said; it must have succeeded."""
         out, _ = await asyncio.wait_for(asyncio.shield(self._output), timeout)
         assert self._process.returncode == 0, out.decode()

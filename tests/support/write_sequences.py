@@ -37,18 +37,18 @@ async def _nothing(site: Site, pool: str) -> None:
 
 async def _one_group(site: Site, pool: str) -> None:
     await site.cluster.create(site.deployment(pool, groups=1))
-    await site.settled(timeout=90)
+    await site.settled()
 
 
 async def _two_groups(site: Site, pool: str) -> None:
     await site.cluster.create(site.deployment(pool, groups=2))
-    await site.settled(timeout=90)
+    await site.settled()
 
 
 async def _two_full_nodes(site: Site, pool: str) -> None:
     await site.node(pool, 2)
     await site.cluster.create(site.deployment(pool, tp=8, groups=2))
-    await site.settled(timeout=90)
+    await site.settled()
 
 
 async def _create(site: Site, pool: str) -> None:
@@ -108,8 +108,8 @@ async def _restarted(site: Site, pool: str) -> None:
         assert pod["metadata"]["annotations"]["berth.dev/token-at-restart"] == "1", pod["metadata"]
         return bool(await site.serving())
 
-    await eventually(forgiven, timeout=120)
-    await site.settled(timeout=120)
+    await eventually(forgiven)
+    await site.settled()
 
 
 async def _replaced_elsewhere(site: Site, pool: str) -> None:
@@ -124,12 +124,12 @@ async def _replaced_elsewhere(site: Site, pool: str) -> None:
     async def old_pod_gone() -> bool:
         return len(await site.pods()) == 2
 
-    await eventually(second_life_serves, timeout=120)
+    await eventually(second_life_serves)
     for node in await site.cluster.list("nodes"):
         if node["metadata"]["name"].startswith(pool):
             await site.cluster.revive_node(node["metadata"]["name"])
-    await eventually(old_pod_gone, timeout=60)
-    await site.settled(timeout=120)
+    await eventually(old_pod_gone)
+    await site.settled()
 
 
 async def _delete(site: Site, pool: str) -> None:
@@ -192,7 +192,7 @@ async def _judging(site: Site, pool: str) -> None:
         assert states == ["Draining", "Serving"], states
         return True
 
-    await eventually(flipped, timeout=120)
+    await eventually(flipped)
 
 
 async def _back(site: Site, pool: str) -> None:
@@ -204,12 +204,12 @@ async def _back(site: Site, pool: str) -> None:
         assert all("berth.dev/role" not in each["metadata"]["labels"] for each in await site.groups())
         return True
 
-    await eventually(only_the_old_one, timeout=120)
-    await site.settled(timeout=120)
+    await eventually(only_the_old_one)
+    await site.settled()
 
 
 async def _settled(site: Site, pool: str) -> None:
-    await site.settled(timeout=120)
+    await site.settled()
 
 
 async def _replaced(site: Site, pool: str) -> None:
@@ -220,8 +220,8 @@ async def _replaced(site: Site, pool: str) -> None:
         assert len(await site.pods()) == 1
         return True
 
-    await eventually(second_life_serves, timeout=120)
-    await site.settled(timeout=120)
+    await eventually(second_life_serves)
+    await site.settled()
 
 
 async def _gone(site: Site, pool: str) -> None:
@@ -234,7 +234,7 @@ async def _gone(site: Site, pool: str) -> None:
         assert not left, left
         return True
 
-    await eventually(nothing_left, timeout=120)
+    await eventually(nothing_left)
 
 
 _register("create", _nothing, _create, _settled)

@@ -121,7 +121,7 @@ async def live(site: Site, proxy: FaultProxy) -> None:
 
     await lose_the_reply_to_a_reservation(proxy)
     await site.patch({"spec": site.deployment(pool, tp=4, groups=2)["spec"]})
-    await site.settled(timeout=60)
+    await site.settled()
 
     victim = (await site.pods())[0]["metadata"]
     await site.cluster.delete("pods", victim["name"], site.namespace, grace=0)
@@ -131,7 +131,7 @@ async def live(site: Site, proxy: FaultProxy) -> None:
         assert sorted(each["incarnation"] for each in groups if each["state"] == "Serving")[-1] > 1, groups
         return True
 
-    await eventually(replaced, timeout=60)
+    await eventually(replaced)
     await site.settled()
     await site.patch({"spec": site.deployment(pool, tp=4, groups=1)["spec"]})
     await site.settled()

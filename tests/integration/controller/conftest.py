@@ -15,7 +15,7 @@ import pytest
 
 from berth.local.kwok import Kwok, gpu_node
 from tests.support.berth import Clock, RunningBerth, ScriptedLeaders, running_berth
-from tests.support.cluster import Cluster, eventually
+from tests.support.cluster import PATIENCE, Cluster, eventually
 
 POOL_LABEL = "tests.berth.dev/pool"
 PRODUCTS = {"H100-SXM-80": "NVIDIA-H100-80GB-HBM3", "A100-SXM-40": "NVIDIA-A100-SXM4-40GB"}
@@ -169,7 +169,7 @@ class Site:
         return await self.cluster.patch("llmdeployments", name, self.namespace, body)
 
     async def until(
-        self, condition: str, status: str = "True", name: str = "llama", timeout: float = 30
+        self, condition: str, status: str = "True", name: str = "llama", timeout: float = PATIENCE
     ) -> dict[str, Any]:
         """The deployment, once its condition of this generation has the status."""
 
@@ -183,7 +183,7 @@ class Site:
 
         return await eventually(check, timeout=timeout)
 
-    async def settled(self, name: str = "llama", timeout: float = 40) -> dict[str, Any]:
+    async def settled(self, name: str = "llama", timeout: float = PATIENCE) -> dict[str, Any]:
         """The deployment, once all wanted groups serve and nothing is on its way in or out."""
         await self.until("Ready", name=name, timeout=timeout)
         return await self.until("Progressing", "False", name=name, timeout=timeout)

@@ -264,7 +264,7 @@ async def test_a_replica_group_that_is_taken_away_is_replaced_under_a_new_name(
         assert others < serving
         return f"{group.removesuffix(str(incarnation))}{incarnation + 1}-0" in serving
 
-    await eventually(successor_serves, timeout=60)
+    await eventually(successor_serves)
     await site.settled()
     if lose is not deleted:
         left = await site.cluster.get("pods", f"{group}-0", site.namespace)

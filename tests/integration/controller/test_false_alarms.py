@@ -72,7 +72,7 @@ async def scene(
         control_plane.write_kubeconfig(path, token=control_plane.token, server=proxy.url)
         async with running_berth(path, site.namespace, leaders, clock, **SETTINGS) as berth:
             await site.create(site.deployment(await site.pool(nodes=4), tp=8, groups=4))
-            await site.settled(timeout=60)
+            await site.settled()
             yield Scene(site, proxy, leaders, clock, berth, control_plane)
 
 
@@ -193,7 +193,7 @@ async def everything_silent(scene: Scene) -> None:
     async def frozen() -> bool:
         return (await scene.site.condition("EvacuationsFrozen")).get("status") == "True"
 
-    await eventually(frozen, timeout=40)
+    await eventually(frozen)
     assert "berth_evacuation_freezes_total 1.0" in scene.berth.app.metrics.render().decode()
     await scene.endure()
     await come_back(scene, nodes)
@@ -269,7 +269,7 @@ async def test_nothing_healthy_is_removed_or_cut_off_for_good(
         done = len(stage.proxy.writes)
         await happens(stage)
         await stage.endure(AFTERWARDS)
-        await site.settled(timeout=60)
+        await site.settled()
         assert set(await pods_by_uid(site)) == set(before)
         removed = [call for call in stage.proxy.writes[done:] if call.verb == "delete"]
         made = [call for call in stage.proxy.writes[done:] if call.verb == "create" and call.resource != "events"]

@@ -40,4 +40,4 @@ async def test_deletion_leaves_nothing(site: Site, berth: RunningBerth) -> None:
         assert not any(left), left
         return True
 
-    await eventually(gone, timeout=90)  # the garbage collector learns of new kinds every 30 s
+    await eventually(gone)  # the garbage collector learns of new kinds every 30 s

@@ -37,7 +37,7 @@ async def told(site: Site, **wanted: str) -> dict[str, Any]:
         assert {name: status["summary"][name] for name in wanted} == wanted, status
         return status
 
-    return await eventually(check, timeout=30)
+    return await eventually(check)
 
 
 async def counted(berth: RunningBerth, pod: str) -> None:

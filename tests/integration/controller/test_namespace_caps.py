@@ -35,5 +35,5 @@ async def test_a_namespace_holds_no_more_than_it_may_and_takes_what_becomes_free
             status = (await site.get(waits))["status"]
             return status["readyReplicas"] == 2
 
-        await eventually(all_serve, timeout=60)
+        await eventually(all_serve)
         assert len([group for group in await site.groups() if "deletionTimestamp" not in group["metadata"]]) == 3

@@ -47,7 +47,7 @@ async def failed(site: Site, slot: str) -> dict[str, Any]:
                 return group if "restoredAfter" in status.get("failover", {}) else None
         return None
 
-    return await eventually(recorded, timeout=60)
+    return await eventually(recorded)
 
 
 async def test_a_node_that_dies_is_cut_off_and_its_group_replaced_elsewhere(
@@ -99,7 +99,7 @@ async def test_without_free_gpus_elsewhere_the_group_waits_and_those_of_the_dead
         assert f"{node} " in placed["message"], placed
         return True
 
-    await eventually(waiting, timeout=40)
+    await eventually(waiting)
     assert len([group for group in await site.groups() if group["spec"]["group"] == "g0"]) == 1
     leaders.unreachable.clear()
     await site.cluster.revive_node(node)
@@ -107,14 +107,14 @@ async def test_without_free_gpus_elsewhere_the_group_waits_and_those_of_the_dead
     async def old_pod_gone() -> bool:
         return len(await site.pods()) == 1
 
-    await eventually(old_pod_gone, timeout=40)
+    await eventually(old_pod_gone)
     found = await site.get()
     assert found["status"]["readyReplicas"] == 1
 
     async def avoided() -> bool:
         return "was faulty (silent) and is avoided until" in (await site.condition("Placed"))["message"]
 
-    await eventually(avoided, timeout=40)
+    await eventually(avoided)
 
 
 async def test_a_pod_on_a_dead_node_is_removed_by_force_only_where_that_is_allowed(
@@ -133,7 +133,7 @@ async def test_a_pod_on_a_dead_node_is_removed_by_force_only_where_that_is_allow
         await site.patch({"metadata": {"annotations": {"wake": str(clock.ahead)}}})
         return await site.cluster.find("pods", lost["metadata"]["name"], site.namespace) is None
 
-    await eventually(gone, timeout=40)
+    await eventually(gone)
 
 
 async def test_a_node_that_is_deleted_loses_its_groups_at_once(site: Site, quick: RunningBerth) -> None:
@@ -194,7 +194,7 @@ async def test_an_engine_without_progress_and_without_a_token_for_berth_is_repla
     async def noticed() -> bool:
         return any(group.get("status", {}).get("state") == "Failed" for group in await site.groups())
 
-    await eventually(noticed, timeout=40)
+    await eventually(noticed)
     leaders.frozen.clear()  # its successor may get the same address
     leaders.silent.clear()
     group = await failed(site, "g0")

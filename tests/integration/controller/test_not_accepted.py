@@ -190,7 +190,7 @@ async def test_once_the_pool_exists_the_deployment_goes_on_by_itself(scene: Scen
     selector = {"tests.berth.dev/pool": scene.pools["small"]}
     spec = {**pool["spec"], "allowedNamespaces": {}, "nodeSelector": selector}
     await scene.site.cluster.create({**pool, "metadata": metadata, "spec": spec, "status": {}})
-    await scene.site.until("Accepted", name="patient", timeout=10)
+    await scene.site.until("Accepted", name="patient")
     await scene.site.cluster.delete("llmdeployments", "patient", scene.site.namespace)
     await scene.site.cluster.delete("gpupools", metadata["name"])
 
@@ -248,7 +248,7 @@ async def test_nothing_is_placed_in_pools_that_overlap(scene: Scene) -> None:
     found = await site.get("undecided")
     assert found["status"]["summary"]["message"] == f"Waiting for GPUs: {message}"
     await site.cluster.delete("gpupools", f"{pool}-twin")
-    await site.settled("undecided", timeout=20)
+    await site.settled("undecided")
 
 
 async def test_a_container_that_cannot_start_shows_in_degraded_with_the_kubelets_words(scene: Scene) -> None:

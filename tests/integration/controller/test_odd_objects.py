@@ -151,13 +151,13 @@ async def test_an_error_of_berths_own_stops_one_deployment_only(
     for name in ("first", "second"):
         await site.create(site.deployment(pool, name, groups=1))
     for name in ("first", "second"):
-        await site.settled(name, timeout=10)
+        await site.settled(name)
     told = [event for event in await site.events("cursed") if event["reason"] == "InternalError"]
     assert len(told) == 1
     assert len(await site.serving("cursed")) == 1
 
     monkeypatch.undo()
-    await site.until("Stalled", "False", name="cursed", timeout=60)
+    await site.until("Stalled", "False", name="cursed")
     assert (await site.get("cursed"))["status"]["summary"]["message"] == "Ready"
 
 
@@ -188,4 +188,4 @@ async def test_refused_pods_are_said_tried_again_later_and_hold_nothing(site: Si
     message = (await site.get())["status"]["summary"]["message"]
     assert message.startswith("Refused: create ")
     await site.cluster.delete("resourcequotas", "full", site.namespace)
-    await site.settled(timeout=40)
+    await site.settled()

@@ -91,7 +91,7 @@ async def nothing_left(site: Site, uid: str) -> None:
         assert not left, left
         return True
 
-    await eventually(check, timeout=90)  # the garbage collector learns of new kinds every 30 s
+    await eventually(check)  # the garbage collector learns of new kinds every 30 s
 
 
 async def test_deleted_at_any_moment_of_its_creation_nothing_is_left(site: Site, berth: RunningBerth) -> None:
@@ -116,7 +116,7 @@ async def test_made_again_under_the_same_name_it_is_another_one(site: Site, bert
     before = await site.serving()
     await site.cluster.delete("llmdeployments", "llama", site.namespace)
     await site.create(site.deployment(pool, groups=1))
-    found = await site.settled(timeout=90)
+    found = await site.settled()
     assert found["metadata"]["uid"] != first["metadata"]["uid"]
     serving = await site.serving()
     assert len(serving - before) == 1
@@ -137,7 +137,7 @@ async def test_deleted_with_its_children_left_behind_they_are_nobodys_business(s
         groups = [each for each in await site.groups() if each["metadata"].get("ownerReferences")]
         return not groups and await site.cluster.find("llmdeployments", "llama", site.namespace) is None
 
-    await eventually(orphaned, timeout=60)
+    await eventually(orphaned)
     await kept_quiet(site, berth)
     assert await site.serving() == before
     assert f"pods/{sorted(before)[0]}" in await left_of(site, first["metadata"]["uid"])

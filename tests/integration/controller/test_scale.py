@@ -97,6 +97,6 @@ async def test_replicas_are_ignored_while_berth_decides_and_that_is_said(site: S
     condition = await site.condition("ReplicasIgnored")
     assert condition["message"] == "spec.replicas 5 is ignored: set scaling.mode Manual to decide yourself"
     await site.patch({"spec": {"scaling": {"mode": "Manual"}}})
-    await site.until("Ready", timeout=40)
+    await site.until("Ready")
     assert await site.condition("ReplicasIgnored") == {}
     assert len(await site.serving()) == 5

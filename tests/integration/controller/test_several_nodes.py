@@ -85,7 +85,7 @@ async def test_pods_of_others_count_and_their_going_is_noticed(site: Site, berth
     await waiting(site, "needs 2 nodes x 8 GPUs, best free 1 x 8")
     assert await site.groups() == []
     await site.cluster.delete("pods", "notebook", site.namespace)
-    await site.settled(timeout=60)
+    await site.settled()
 
 
 async def test_fragments_are_told_from_room(site: Site, berth: RunningBerth) -> None:
@@ -113,7 +113,7 @@ async def test_two_that_compete_never_hold_half_each(site: Site, berth: RunningB
     assert len({change.name for change in changes if change.type == "ADDED"}) == 1
     assert await site.pods(waits) == []
     await site.cluster.delete("llmdeployments", next(name for name in names if name != waits), site.namespace)
-    await site.settled(waits, timeout=90)
+    await site.settled(waits)
 
 
 async def test_a_group_takes_over_the_gpus_of_its_dying_predecessor_in_a_full_pool(
@@ -194,7 +194,7 @@ async def test_a_pod_of_others_that_wins_the_race_costs_another_choice_and_nothi
                 await eventually(refused)
                 clock.ahead = 61
                 await site.patch({"metadata": {"annotations": {"wake": "up"}}})
-                await site.settled(timeout=60)
+                await site.settled()
             gone = {change.name.split("-g0-")[1] for change in changes if change.type == "DELETED"}
     assert gone == {"1", "1-0", "1-1"}, "the first choice gave everything back"
     assert {pod["spec"]["nodeName"] for pod in await site.pods("llama")} == {f"{pool}-{i}" for i in range(3)} - {
@@ -245,9 +245,9 @@ async def test_two_that_hold_half_each_of_a_pool_that_grows_no_more_let_go(
             await site.patch({"metadata": {"annotations": {"wake": str(clock.ahead)}}}, name)
         raise AssertionError("nobody serves yet")
 
-    served = await eventually(somebody_serves, timeout=90)
+    served = await eventually(somebody_serves)
     await site.cluster.delete("llmdeployments", served, site.namespace)
-    await site.settled(next(name for name in names if name != served), timeout=90)
+    await site.settled(next(name for name in names if name != served))
 
 
 async def test_another_scheduler_gets_whole_groups_without_gates(site: Site, berth: RunningBerth) -> None:

@@ -51,7 +51,7 @@ async def test_the_loss_of_a_zone_is_survived_as_status_said(
             assert nodes == {f"{pool}-1", f"{pool}-3"}, nodes
             return True
 
-        await eventually(both_in_b, timeout=90)
+        await eventually(both_in_b)
     touched = [
         each for each in changes if each.name in in_b and each.object["metadata"]["labels"][labels.SERVING] != "true"
     ]

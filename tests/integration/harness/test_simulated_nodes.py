@@ -89,7 +89,7 @@ async def test_a_dead_node_is_silent_until_it_is_revived(cluster: Cluster, names
 
     await cluster.kill_node(node)
     await cluster.delete("pods", "victim", namespace)
-    await eventually(lambda: node_is("Unknown"), timeout=40)
+    await eventually(lambda: node_is("Unknown"))
 
     assert (await cluster.get("pods", "victim", namespace))["metadata"]["deletionTimestamp"]
     last_renewal = (await cluster.get("leases", node, "kube-node-lease"))["spec"]["renewTime"]

@@ -17,7 +17,7 @@ from berth.kube.errors import NotFound
 from berth.kube.kinds import CONFIG_MAP, Object
 from berth.kube.reflector import Reflector
 from berth.local.controlplane import ControlPlane
-from tests.support.cluster import eventually
+from tests.support.cluster import PATIENCE, eventually
 from tests.support.fault_proxy import BreakWatch, EditEvents, FaultProxy, Hang, Refuse
 
 
@@ -66,7 +66,9 @@ def config_map(namespace: str, name: str, **data: str) -> Object:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
 
-async def equal(client: KubeClient, namespace: str, reflector: Reflector, mirror: Mirror, timeout: float = 30) -> None:
+async def equal(
+    client: KubeClient, namespace: str, reflector: Reflector, mirror: Mirror, timeout: float = PATIENCE
+) -> None:
     """Waits until server, copy and listener agree on every object and version."""
 
     async def agree() -> bool:

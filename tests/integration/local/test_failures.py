@@ -61,7 +61,7 @@ async def serving(api: Cluster, groups: int = 2) -> bool:
 async def served(site: LocalCluster, api: Cluster) -> AsyncIterator[str]:
     """Address of the Service of two groups that serve."""
     await api.create(deployment())
-    await eventually(lambda: serving(api), timeout=90)
+    await eventually(lambda: serving(api))
     yield f"{site.address(NAME)}:8001"
     healed(site)
     await deleted(api, NAME)
@@ -84,7 +84,7 @@ async def restored(api: Cluster, slot: str, cause: str) -> Manifest:
         assert (failover.get("group"), failover.get("reason")) == (slot, cause), failover
         return failover if "restoredAfter" in failover and await serving(api) else None
 
-    return await eventually(told, timeout=90)
+    return await eventually(told)
 
 
 async def test_a_node_without_power_loses_its_requests_and_its_group_moves(
@@ -140,8 +140,8 @@ async def test_both_groups_at_once_come_back(site: LocalCluster, api: Cluster, s
         found = await api.list("replicagroups", "default")
         return [each["status"].get("evidence", {}).get("cause") for each in found] == ["RestartedInPlace"] * 2
 
-    await eventually(both_restarted, timeout=60)
-    await eventually(lambda: serving(api), timeout=60)
+    await eventually(both_restarted)
+    await eventually(lambda: serving(api))
 
 
 async def test_a_slow_engine_is_left_alone(site: LocalCluster, api: Cluster, served: str) -> None:
@@ -159,7 +159,7 @@ async def test_in_a_full_pool_the_group_of_a_dead_node_waits_and_the_others_serv
     site: LocalCluster, api: Cluster
 ) -> None:
     await api.create(deployment(groups=3))
-    await eventually(lambda: serving(api, 3), timeout=90)
+    await eventually(lambda: serving(api, 3))
     node = (await leaders(api))["g2"]["spec"]["nodeName"]
     async with traffic(f"{site.address(NAME)}:8001", 45) as replay:
         site.run("nodes", "kill", node)
@@ -170,10 +170,10 @@ async def test_in_a_full_pool_the_group_of_a_dead_node_waits_and_the_others_serv
             assert placed["reason"] == "WaitingForCapacity", placed
             return True
 
-        await eventually(waiting, timeout=60)
+        await eventually(waiting)
         cut_at = replay.now()
         assert set(await leaders(api)) == {"g0", "g1"}
     assert failed_since(replay, cut_at) == []
     healed(site)
-    await eventually(lambda: serving(api, 3), timeout=90)
+    await eventually(lambda: serving(api, 3))
     await deleted(api, NAME)

@@ -42,7 +42,7 @@ async def served(measured_site: LocalCluster) -> AsyncIterator[tuple[Cluster, st
         manifest = sample("llama-70b.yaml")
         manifest["spec"]["placement"]["pools"] = ["h100"]
         await api.apply(manifest)
-        await eventually(lambda: ready(api), timeout=90)
+        await eventually(lambda: ready(api))
         yield api, f"{measured_site.address(NAME)}:8001"
         await deleted(api, NAME)
 
@@ -68,7 +68,7 @@ async def test_the_status_says_what_clients_saw(served: tuple[Cluster, str]) -> 
         status = (await api.get("llmdeployments", NAME, "default"))["status"]
         return any(c["type"] == "MetricsAvailable" and c["status"] == "True" for c in status["conditions"])
 
-    await eventually(fresh, timeout=60)
+    await eventually(fresh)
     requests = [Request(number / 4, 60 + 40 * (number % 7), 20 + 5 * (number % 5)) for number in range(240)]
     replay = Replay(address, requests, connections=8)
     await replay.run()
@@ -88,7 +88,7 @@ async def test_the_status_says_what_clients_saw(served: tuple[Cluster, str]) -> 
         assert (met["status"], met["reason"]) == ("True", "ObjectivesReached"), met
         return status
 
-    status = await eventually(told, timeout=120)
+    status = await eventually(told)
     rate = float(status["placement"]["measured"]["outputTokensPerSecond"]["mid"])
     cost = float(status["placement"]["costPerHour"]) / 3600 / rate * 1e6
     assert float(status["placement"]["costPerMillionOutputTokens"]) == pytest.approx(cost, rel=0.05)

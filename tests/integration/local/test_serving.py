@@ -30,7 +30,7 @@ NAME = "llama-70b"
 async def served(site: LocalCluster, api: Cluster) -> AsyncIterator[str]:
     """Address of the Service of a deployment with two groups that serve, one per node."""
     await api.apply(sample("fixed-placement.yaml"))
-    await eventually(lambda: both_serve(api), timeout=60)
+    await eventually(lambda: both_serve(api))
     yield f"{site.address(NAME)}:8001"
     await deleted(api, NAME)
 
@@ -47,7 +47,7 @@ async def deleted(api: Cluster, name: str) -> None:
     async def no_pods() -> bool:
         return not await api.list("pods", "default")
 
-    await eventually(no_pods, timeout=60)
+    await eventually(no_pods)
 
 
 async def leaders(api: Cluster) -> dict[str, Manifest]:
@@ -130,7 +130,7 @@ async def test_a_server_killed_under_load_is_back_and_its_clients_only_had_to_as
         os.kill(servers[0], signal.SIGKILL)
         await cut_off(api, "g0")
         cut_at = replay.now()
-        await eventually(lambda: both_serve(api), timeout=30)
+        await eventually(lambda: both_serve(api))
     assert failed_since(replay, cut_at) == []
     assert any(outcome.broken_at for outcome in replay.outcomes)
     assert len(set(await lives(api)) - set(before)) == 1
@@ -146,7 +146,7 @@ async def test_a_server_that_hangs_with_good_health_is_ended_and_back(
         await cut_off(api, "g1")
         cut_at = replay.now()
         site.run("fault", victim["name"])  # the next life of the container is well
-        await eventually(lambda: both_serve(api), timeout=40)
+        await eventually(lambda: both_serve(api))
     assert failed_since(replay, cut_at) == []
     pod = await api.get("pods", (await leaders(api))["g1"]["metadata"]["name"], "default")
     if pod["metadata"]["uid"] == victim["uid"]:  # restarted in place
@@ -166,7 +166,7 @@ async def test_a_pod_that_is_deleted_finishes_its_streams_and_gets_no_new_ones(
         await api.delete("pods", victim["metadata"]["name"], "default")
         await cut_off(api, "g0")
         await running
-        await eventually(lambda: both_serve(api), timeout=60)
+        await eventually(lambda: both_serve(api))
     assert [(outcome.tokens, outcome.broken_at) for outcome in direct.outcomes] == [(400, None)]
     assert failed_since(replay, 0) == []
     assert (await leaders(api))["g0"]["metadata"]["uid"] != victim["metadata"]["uid"]
@@ -178,7 +178,7 @@ async def test_a_drained_node_costs_no_request(site: LocalCluster, api: Cluster,
     async with traffic(served, 25) as replay:
         await asyncio.sleep(1)
         async with draining(Path(site.run("kubeconfig").stdout.strip()), node) as drain:
-            await drain.ended(timeout=90)
+            await drain.ended()
         serving = await leaders(api)
         assert node not in {pod["spec"]["nodeName"] for pod in serving.values()}
         assert set(serving) == {"g0", "g1"}, "the drain ended after the replacement served"

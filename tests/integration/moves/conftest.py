@@ -12,7 +12,7 @@ import pytest
 from tests.integration.controller.conftest import Change, Site, clock, leaders, site
 from tests.integration.placement.test_auto import automatic, pool
 from tests.support.berth import Clock, RunningBerth, ScriptedLeaders, running_berth
-from tests.support.cluster import eventually
+from tests.support.cluster import PATIENCE, eventually
 
 __all__ = ["clock", "leaders", "site"]
 
@@ -48,9 +48,9 @@ class Stage:
             assert current.get("phase") in phases, (await self.site.get()).get("status")
             return current
 
-        return await eventually(reached, timeout=60)
+        return await eventually(reached)
 
-    async def until_ended(self, timeout: float = 90) -> dict[str, Any]:
+    async def until_ended(self, timeout: float = PATIENCE) -> dict[str, Any]:
         """The move that ended last, once no group bears its marks."""
 
         async def over() -> dict[str, Any]:

@@ -149,7 +149,7 @@ async def test_nodes_that_come_are_used_at_once(site: Site, berth: RunningBerth)
 
     node = gpu_node(f"{empty}-0", product=PRODUCTS["A100-SXM-40"], gpus=8, zone="a", labels={POOL_LABEL: empty})
     await site.cluster.create(node)
-    await site.settled(timeout=15)
+    await site.settled()
 
 
 async def test_what_cannot_meet_its_objectives_is_not_placed_and_says_what_would_help(

@@ -81,6 +81,6 @@ async def test_a_sample_is_placed_and_serves(prepared: Site, berth: RunningBerth
         await site.cluster.create(manifest)
     assert names, f"{file} holds no LLMDeployment"
     for name in names:
-        status = (await site.settled(name, timeout=90))["status"]
+        status = (await site.settled(name))["status"]
         assert status["readyReplicas"] == status["replicas"] > 0
         assert status["summary"]["message"] == "Ready"

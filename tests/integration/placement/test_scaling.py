@@ -56,7 +56,7 @@ async def groups_become(site: Site, count: int) -> dict[str, Any]:
         assert placed(found)["groups"] == count, found["status"]["placement"]
         return found
 
-    return await eventually(check, timeout=40)
+    return await eventually(check)
 
 
 async def one_group(site: Site, berth: RunningBerth, **spec: Any) -> str:
@@ -140,7 +140,7 @@ async def test_advice_is_written_and_told_and_nothing_is_done(site: Site, berth:
     rate = 12.0
     await busy(site, berth, clock, rate, steps=70, tpot=0.08)
     await look(site, clock)
-    found = await site.until("PlacementOutdated", timeout=60)
+    found = await site.until("PlacementOutdated")
     outdated = await site.condition("PlacementOutdated")
     assert outdated["reason"] == "BetterPlacement"
     assert large in outdated["message"]

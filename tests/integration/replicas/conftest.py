@@ -101,10 +101,10 @@ class Installation:
     async def pair(self, **settings: Any) -> tuple[Replica, Replica]:
         """A leader and a standby, both ready."""
         leader = await self.start("first", **settings)
-        await eventually(leader.ready, timeout=60)
+        await eventually(leader.ready)
         await eventually(leader.leads)
         standby = await self.start("second", **settings)
-        await eventually(standby.ready, timeout=60)
+        await eventually(standby.ready)
         return leader, standby
 
     async def create(self, name: str) -> None:

@@ -16,18 +16,18 @@ async def test_an_api_server_that_does_not_answer_at_the_start_is_waited_for(ins
         assert [status for status, _ in answers] == [200, 503], answers
         return True
 
-    await eventually(alive_but_not_ready, timeout=60)
+    await eventually(alive_but_not_ready)
     assert "not yet listed: " in (await replica.page("/readyz"))[1]
 
     replica.proxy.heal()
-    await eventually(replica.ready, timeout=60)
+    await eventually(replica.ready)
     await eventually(replica.leads)
 
 
 async def test_an_api_server_that_refuses_at_the_start_is_asked_again(installation: Installation) -> None:
     replica = await installation.start("early")
     replica.proxy.inject(Refuse(503), resource="llmdeployments", times=2)
-    await eventually(replica.ready, timeout=60)
+    await eventually(replica.ready)
     assert "waiting for the API server" in replica.log.read_text()
 
 
@@ -39,10 +39,10 @@ async def test_a_standby_with_old_copies_is_alive_and_not_ready(installation: In
         status, words = await standby.page("/readyz")
         return status == 503 and "nothing heard for" in words
 
-    await eventually(stale, timeout=60)
+    await eventually(stale)
     assert (await standby.page("/healthz"))[0] == 200
     standby.proxy.heal()
-    await eventually(standby.ready, timeout=60)
+    await eventually(standby.ready)
 
 
 async def test_missing_definitions_are_said_and_end_the_process(installation: Installation) -> None:

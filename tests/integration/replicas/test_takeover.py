@@ -65,7 +65,7 @@ async def test_a_frozen_leader_changes_nothing_once_it_wakes(installation: Insta
     for name in names:
         await installation.create(name)
     for name in names:
-        await eventually(lambda name=name: installation.judged(name), timeout=60)
+        await eventually(lambda name=name: installation.judged(name))
     taken = await installation.lease()
     leader.send(signal.SIGCONT)
     assert await leader.ended() != 0
@@ -82,5 +82,5 @@ async def test_a_leader_cut_off_ends_itself_and_the_other_goes_on(installation: 
     assert await leader.ended() != 0
     assert "past its deadline" in leader.log.read_text()
     await installation.create("after")
-    await eventually(lambda: installation.judged("after"), timeout=60)
+    await eventually(lambda: installation.judged("after"))
     assert await standby.leads()
