@@ -33,7 +33,16 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 
 CHART: Final = ROOT / "charts" / "berth"
 NAMESPACE: Final = "berth-system"
-SET_BY_THE_CHART: Final = ("namespace", "kubeconfig", "context", "lease_name", "lease_namespace", "listen")
+SET_BY_THE_CHART: Final = (
+    "namespace",
+    "kubeconfig",
+    "context",
+    "lease_name",
+    "lease_namespace",
+    "listen",
+    "live",
+    "live_service",
+)
 TABLE: Final = re.compile(r"(?<=<!-- values -->\n).*(?=<!-- /values -->)", re.DOTALL)
 
 

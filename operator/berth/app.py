@@ -40,6 +40,7 @@ from berth.kube.kinds import GPU_POOL, LLM_DEPLOYMENT, REPLICA_GROUP
 from berth.kube.limits import Limits
 from berth.kube.workqueue import WorkQueue
 from berth.labels import GROUP
+from berth.live import Live, serve_live
 from berth.measurements import Measurements
 from berth.metrics import Metrics
 from berth.page import serve_page
@@ -119,6 +120,8 @@ class App:
             client = KubeClient(api, limits=limits, before_write=elector.check, metrics=self.metrics)
             self._build(client)
             await serve_page(stack, settings.listen_address, self.metrics, self._healthy, self._why_not_ready)
+            if settings.live_address is not None:
+                await serve_live(stack, settings.live_address, self._live, self.ready.is_set)
             await self._work(client, elector, configuration)
 
     def _build(self, client: KubeClient) -> None:
@@ -156,7 +159,8 @@ class App:
             settings.metrics_warm_up,
         )
         self.metrics.registry.register(Measurements(self._reader))
-        self._measuring = Measuring(self._reader, self._wake, self._time_of_day)
+        self._live = Live(self._reader, settings.live_service)
+        self._measuring = Measuring(self._reader, self._wake, self._time_of_day, self._live)
         arbiter = Arbiter(
             client,
             self._world,

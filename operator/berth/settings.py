@@ -8,6 +8,7 @@ are left alone, because a Service called `berth-...` puts such names into every 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -18,6 +19,7 @@ from berth.core.faults import DEFAULT_CONDITIONS, DEFAULT_TAINTS, FaultRules
 from berth.errors import BerthError
 
 PREFIX: Final = "BERTH_"
+_SERVICE: Final = re.compile("[a-z0-9][-a-z0-9]{0,62}/[a-z][-a-z0-9]{0,62}")
 
 
 class InvalidSettings(BerthError):
@@ -63,6 +65,8 @@ class Settings:
     lease_retry: float = _setting(2.0, "Time between two attempts to take or renew the Lease.", "s", 0.1, 60)
 
     listen: str = _setting("127.0.0.1:8080", "Address and port of /metrics and the probes.")
+    live: str = _setting("", "Address and port of the page of live figures; empty = none.")
+    live_service: str = _setting("", "Service of that page, as namespace/name, for kubectl berth; empty = none.")
     canary_interval: float = _setting(5.0, "Time between two canary requests to a group.", "s", 0.5, 60)
     metrics_interval: float = _setting(10.0, "Time between two readings of a leader's metrics.", "s", 0.5, 20)
     metrics_warm_up: float = _setting(30.0, "Time from a group's first request that is not measured.", "s", 0, 600)
@@ -109,10 +113,12 @@ class Settings:
     @property
     def listen_address(self) -> tuple[str, int]:
         """Host and port of `listen`; an IPv6 host stands in brackets there."""
-        host, _, port = self.listen.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65535:
-            raise ValueError(f"{variable('listen')}={self.listen!r}: must be host:port, such as 0.0.0.0:8080")
-        return host.strip("[]"), int(port)
+        return _address("listen", self.listen)
+
+    @property
+    def live_address(self) -> tuple[str, int] | None:
+        """Host and port of `live`, None where there is no such page."""
+        return _address("live", self.live) if self.live else None
 
     @property
     def fault_rules(self) -> FaultRules:
@@ -137,10 +143,19 @@ class Settings:
         if self.prometheus and not _is_http_url(self.prometheus):
             found.append(f"{variable('prometheus')}={self.prometheus!r}: must be a URL such as http://prometheus:9090")
         try:
-            _ = self.listen_address
+            _ = self.listen_address, self.live_address
         except ValueError as error:
             found.append(str(error))
+        if self.live_service and not _SERVICE.fullmatch(self.live_service):
+            found.append(f"{variable('live_service')}={self.live_service!r}: must be namespace/name")
         return found
+
+
+def _address(name: str, text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{variable(name)}={text!r}: must be host:port, such as 0.0.0.0:8080")
+    return host.strip("[]"), int(port)
 
 
 def _is_http_url(text: str) -> bool:

@@ -335,6 +335,8 @@ class LLMDeploymentStatus(Model):
     """What the printer columns show."""
     url: Words | None = None
     """Address inside the cluster."""
+    live: Words | None = None
+    """Service of the operator's page of live figures, as namespace/name; absent where there is none."""
     needed: Count | None = None
     """Groups that must serve."""
     resolved: Resolved | None = None

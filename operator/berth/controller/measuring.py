@@ -18,6 +18,7 @@ from berth.core.observed import Group, Snapshot
 from berth.core.placement.current import Current, Load, load_of
 from berth.core.placement.question import spec_hash
 from berth.core.plan import Plan
+from berth.live import Live
 from berth.serving.reader import Reader
 from berth.serving.sources import Leader
 
@@ -45,7 +46,10 @@ class _Asked:
 class Measuring:
     """`wake` is called with the key of a deployment whose status is to be written anew; `clock` gives Unix seconds."""
 
-    def __init__(self, reader: Reader, wake: Callable[[Hashable], None], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, reader: Reader, wake: Callable[[Hashable], None], clock: Callable[[], float], live: Live | None = None
+    ) -> None:
+        self.live = live or Live(reader)
         self._reader = reader
         self._wake = wake
         self._clock = clock
@@ -78,6 +82,7 @@ class Measuring:
                 )
             )
         self._reader.follow(key, leaders)
+        self.live.know(snapshot.deployment.metadata.uid, key)
 
     def report(self, key: Hashable, snapshot: Snapshot, plan: Plan) -> Report:
         """What this pass says."""
@@ -135,6 +140,7 @@ class Measuring:
         self._said.pop(key, None)
         self._asked.pop(key, None)
         self._reader.forget(key)
+        self.live.forget(key)
 
 
 def _asks_for_requests(group: Group) -> bool:

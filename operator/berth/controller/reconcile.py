@@ -267,6 +267,8 @@ class Reconciler:
     ) -> None:
         report = self._measuring.report(key, snapshot, plan)
         status = build_status(snapshot, plan, outcome, report, now.predicted if now else None)
+        if self._measuring.live.service:
+            status["live"] = self._measuring.live.service
         metadata = snapshot.deployment.metadata
         self._standing.tell(metadata.namespace, metadata.name, snapshot.deployment, status)
         stored = snapshot.raw.get("status") or {}

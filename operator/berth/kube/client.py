@@ -28,7 +28,7 @@ from kubernetes.aio.client import ApiClient
 from berth import labels
 from berth.errors import Transient
 from berth.kube.errors import Expired, TooManyRequests, error_for, error_from_status, trim
-from berth.kube.kinds import POD, Kind, Object, kind_of
+from berth.kube.kinds import POD, SERVICE, Kind, Object, kind_of
 from berth.kube.limits import Limits, TokenBucket
 from berth.metrics import Metrics
 
@@ -138,6 +138,13 @@ class KubeClient:
             token = answer["metadata"].get("continue", "")
             if not token:
                 return Listing(items, version)
+
+    async def through_service(
+        self, namespace: str, name: str, port: str, path: str, query: Sequence[tuple[str, str]] = ()
+    ) -> Object:
+        """JSON that a pod behind a Service answers, by the API server's proxy."""
+        proxy = f"{SERVICE.path(namespace, f'{name}:{port}', 'proxy')}{path}"
+        return await self._answer(_Request("get", SERVICE, proxy, "GET", list(query)))
 
     async def newest_version(self, kind: Kind, namespace: str | None = None) -> str:
         """The version that the server has reached: read with a list of one object."""

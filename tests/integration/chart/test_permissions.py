@@ -46,7 +46,11 @@ async def installed(helm: Helm, cluster: Cluster, **values: Any) -> AsyncIterato
 
 def granted(roles: Iterable[Manifest]) -> set[Permission]:
     """What the operator's roles allow, those for people left out."""
-    bound = {(each["roleRef"]["kind"], each["roleRef"]["name"]) for each in roles if each["kind"].endswith("Binding")}
+    bound = {
+        (each["roleRef"]["kind"], each["roleRef"]["name"])
+        for each in roles
+        if each["kind"].endswith("Binding") and each["subjects"][0]["kind"] == "ServiceAccount"
+    }
     return {
         (verb, group, resource)
         for role in roles

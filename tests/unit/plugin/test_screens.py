@@ -14,6 +14,8 @@ from berth.cli.kubectl.events import lines as event_lines
 from berth.cli.kubectl.events import sorted_events
 from berth.cli.kubectl.explain import lines as explain_lines
 from berth.cli.kubectl.requests import Wanted
+from berth.cli.kubectl.top import entry
+from berth.cli.kubectl.top import lines as top_lines
 from berth.cli.output import age
 from tests.unit.plugin import cases
 
@@ -36,8 +38,17 @@ SCREENS: dict[str, Callable[[], Iterator[str]]] = {
     "move-without-room": lambda: _move(Wanted("a100-40", groups=3), "", 12),
     "move-by-hand": lambda: _move(Wanted("a100-40", "int4-awq", 4), "$", None),
     "move-back": lambda: requests.back_lines(cases.moving()),
+    "top": lambda: _top(groups=False),
+    "top-of-all": lambda: _top(namespaces=True, groups=True),
+    "top-of-nothing": lambda: top_lines([], namespaces=False, groups=False),
     "events-none": lambda: event_lines([], cases.NOW),
 }
+
+
+def _top(*, namespaces: bool = False, groups: bool) -> Iterator[str]:
+    late = {"fresh": False, "problem": "no fresh figures of g0", "groups": []}
+    seen = [(cases.healthy(), cases.LIVE), (cases.moving(), late), (cases.refused(), None), (cases.fresh(), None)]
+    return top_lines([entry(*each) for each in seen], namespaces=namespaces, groups=groups)
 
 
 def _move(wanted: Wanted, currency: str, free: int | None) -> Iterator[str]:

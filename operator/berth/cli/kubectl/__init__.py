@@ -13,5 +13,6 @@ from berth.cli.kubectl.explain import explain
 from berth.cli.kubectl.pause import pause, resume
 from berth.cli.kubectl.requests import failover, move
 from berth.cli.kubectl.status import status
+from berth.cli.kubectl.top import top
 
-COMMANDS: tuple[click.Command, ...] = (status, explain, events, failover, move, pause, resume)
+COMMANDS: tuple[click.Command, ...] = (status, explain, top, events, failover, move, pause, resume)

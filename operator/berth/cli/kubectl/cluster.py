@@ -11,7 +11,8 @@ import difflib
 import functools
 import inspect
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ Object = dict[str, Any]
 _Command = Callable[..., Any]
 
 COMPLETION_SECONDS = 2.0
+LEADER_ATTEMPTS = 16
+"""Of two replicas each answers with even odds: that all of these meet the standby has odds of 1 in 65,536."""
+_SERVICE = re.compile("([a-z0-9][-a-z0-9]{0,62})/([a-z][-a-z0-9]{0,62})")
+"""What status may say of a Service: nothing else becomes part of a path."""
 NEAR = 3
 """Names that are suggested where one is not found."""
 
@@ -147,6 +152,44 @@ class Cluster:
         currency = str(found["spec"].get("currency", "USD"))
         return "$" if currency == "USD" else currency
 
+    async def live(self, deployments: Iterable[Object], missing: list[str] | None = None) -> dict[str, Object]:
+        """Live figures by UID, as far as they can be had; why not is added to `missing`."""
+        from berth.errors import BerthError
+        from berth.live import MOST_ASKED
+
+        by_service: dict[tuple[str, str], list[str]] = {}
+        for each in deployments:
+            service = _SERVICE.fullmatch(str((each.get("status") or {}).get("live", "")))
+            if service is not None:
+                by_service.setdefault((service[1], service[2]), []).append(str(each["metadata"]["uid"]))
+        if not by_service and missing is not None:
+            missing.append("the operator serves none")
+        told: dict[str, Object] = {}
+        for (namespace, name), uids in by_service.items():
+            try:
+                for start in range(0, len(uids), MOST_ASKED):
+                    answer = await self._ask_leader(namespace, name, uids[start : start + MOST_ASKED])
+                    told |= {each["uid"]: each for each in answer["deployments"]}
+            except BerthError as error:
+                if missing is not None:
+                    missing.append(str(error))
+        return told
+
+    async def _ask_leader(self, namespace: str, service: str, uids: list[str]) -> Object:
+        """The proxy picks any replica of the operator, and only the leader measures: ask until it is that one."""
+        from berth.errors import Transient
+        from berth.live import NOT_LEADING, PATH
+
+        for attempt in range(LEADER_ATTEMPTS):
+            try:
+                return await self.client.through_service(
+                    namespace, service, "live", PATH, [("uid", uid) for uid in uids]
+                )
+            except Transient as error:
+                if NOT_LEADING not in str(error) or attempt == LEADER_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
     async def free_gpus(self, pool: str) -> int | None:
         """Free GPUs of a pool; None where the person may not read pools, or nobody counted."""
         from berth.errors import BerthError
@@ -158,6 +201,12 @@ class Cluster:
             return None
         free = ((found.get("status") or {}).get("gpus") or {}).get("free")
         return int(free) if free is not None else None
+
+
+def pool_of(deployment: Object) -> str:
+    """Where it runs, empty if nowhere."""
+    allocations = ((deployment.get("status") or {}).get("placement") or {}).get("allocations") or ()
+    return str(allocations[0]["pool"]) if allocations else ""
 
 
 class Told(Exception):

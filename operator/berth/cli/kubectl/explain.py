@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from berth.cli.kubectl.cluster import Cluster, Object, Where, cluster_options, deployment_argument, form_option
+from berth.cli.kubectl.cluster import Cluster, Object, Where, cluster_options, deployment_argument, form_option, pool_of
 
 FACTORS = ("communication", "parallelism", "batch", "bandwidth", "failure")
 
@@ -25,8 +25,7 @@ def explain(name: str, output: str, where: Where) -> None:
 
     async def look(cluster: Cluster) -> tuple[Object, str]:
         found = await cluster.deployment(name)
-        allocations = ((found.get("status") or {}).get("placement") or {}).get("allocations") or ()
-        return found, await cluster.currency(allocations[0]["pool"]) if allocations else ""
+        return found, await cluster.currency(pool_of(found))
 
     found, currency = where.run(look)
     if output == "text":

@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from berth.cli.kubectl.cluster import Cluster, Object, Where, cluster_options, deployment_argument, form_option
+from berth.cli.kubectl.cluster import (
+    Cluster,
+    Object,
+    Where,
+    cluster_options,
+    deployment_argument,
+    form_option,
+    pool_of,
+)
 
 _CLEAR = "\033[H\033[2J"
 
@@ -29,16 +37,15 @@ def status(name: str, watch: bool, interval: float, output: str, where: Where) -
     kubectl berth status llama-70b --watch
     """
 
-    async def look(cluster: Cluster) -> tuple[Object, str]:
+    async def look(cluster: Cluster) -> tuple[Object, Object | None, str]:
         found = await cluster.deployment(name)
-        allocations = ((found.get("status") or {}).get("placement") or {}).get("allocations") or ()
-        return found, await cluster.currency(allocations[0]["pool"]) if allocations else ""
+        live = (await cluster.live([found])).get(found["metadata"]["uid"])
+        return found, live, await cluster.currency(pool_of(found))
 
     screen = sys.stdout.isatty()
     shown = ""
     while True:
-        found, currency = where.run(look)
-        text = _shown(found, currency, output)
+        text = _shown(*where.run(look), output)
         if text != shown:
             click.echo((_CLEAR if watch and screen else "") + text, nl=False)
             shown = text
@@ -47,13 +54,13 @@ def status(name: str, watch: bool, interval: float, output: str, where: Where) -
         time.sleep(interval)
 
 
-def _shown(found: Object, currency: str, output: str) -> str:
+def _shown(found: Object, live: Object | None, currency: str, output: str) -> str:
     if output == "text":
         from berth.cli.kubectl.status_text import lines
 
-        return "".join(f"{line}\n" for line in lines(found, time.time(), None, currency))
+        return "".join(f"{line}\n" for line in lines(found, time.time(), live, currency))
     from berth.cli.output import dump
 
     metadata = found["metadata"]
     told: dict[str, Any] = {"namespace": metadata["namespace"], "name": metadata["name"]}
-    return dump({**told, "status": found.get("status") or {}}, output)
+    return dump({**told, "status": found.get("status") or {}, **({"live": live} if live else {})}, output)
