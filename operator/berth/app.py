@@ -157,6 +157,7 @@ class App:
             self._time_of_day,
             settings.metrics_interval,
             settings.metrics_warm_up,
+            settings.decision_hour,
         )
         self.metrics.registry.register(Measurements(self._reader))
         self._live = Live(self._reader, settings.live_service)

@@ -70,6 +70,13 @@ class Settings:
     canary_interval: float = _setting(5.0, "Time between two canary requests to a group.", "s", 0.5, 60)
     metrics_interval: float = _setting(10.0, "Time between two readings of a leader's metrics.", "s", 0.5, 20)
     metrics_warm_up: float = _setting(30.0, "Time from a group's first request that is not measured.", "s", 0, 600)
+    decision_hour: float = _setting(
+        3600.0,
+        "What scaling and moves take for an hour: windows, waits, a day is 24 of it; shorter only to watch them.",
+        "s",
+        10,
+        3600,
+    )
     prometheus: str = _setting("", "URL of a Prometheus to read metrics from; empty = from the leaders themselves.")
 
     node_late: float = _setting(12.0, "Silence of a node's Lease after which requests go elsewhere.", "s", 2, 600)

@@ -29,7 +29,7 @@ from berth.core.placement.supply import Supply, supply_of
 from berth.core.pools import PoolState
 from berth.core.requests import Request
 from berth.core.steering.steer import steer
-from berth.core.steering.told import Kept, situation_of, steered
+from berth.core.steering.told import Kept, pace_of, situation_of, steered
 from berth.core.wanted import readable_pools
 from berth.errors import BerthError, InvalidSpec
 
@@ -95,7 +95,7 @@ class Planner:
             supplies,
             before,
             moves_by_pool=Counter(pool for other, pools in self._moving.items() if other != name for pool in pools),
-            neighbours=self._neighbours(name, decision.allocation.pool, snapshot.now),
+            neighbours=self._neighbours(name, decision.allocation.pool, snapshot.now * pace_of(measured)),
         )
         if self._one_at_a_time.locked() and (situation.state.failing_over or situation.state.changing):
             return decision  # a lost group is not kept waiting by somebody else's models

@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 STALE_READINGS: Final = 3
 LEAST_STALE_SECONDS: Final = 30.0
 """A leader that missed so many readings, and was silent for so long, has nothing to say about now."""
+HOUR: Final = 3600.0
 KEPT_SECONDS: Final = float((SLOW_BATCHES + 1) * BATCH_SECONDS)
 MOST_ENDED: Final = 64
 """Leaders of one deployment that left within the hour."""
@@ -59,7 +60,10 @@ _Life = tuple[str, int]
 
 
 class Reader:
-    """`clock` gives Unix seconds; `news` takes a deployment's key after each attempt to read one of its leaders."""
+    """`clock` gives Unix seconds; `news` takes a deployment's key after each attempt to read one of its leaders.
+
+    `hour_seconds` is how long the slow window is.
+    """
 
     def __init__(
         self,
@@ -68,12 +72,14 @@ class Reader:
         clock: Callable[[], float],
         interval_seconds: float = 10.0,
         warm_up_seconds: float = WARM_UP_SECONDS,
+        hour_seconds: float = HOUR,
     ) -> None:
         self._source = source
         self._news = news
         self._clock = clock
         self._interval = interval_seconds
         self._warm_up = warm_up_seconds
+        self._pace = HOUR / hour_seconds
         self._records: dict[Hashable, dict[_Life, _Record]] = {}
         self._wants: set[asyncio.Task[None]] = set()
         self._began = clock()
@@ -95,7 +101,7 @@ class Reader:
         ended = [(life, record) for life, record in records.items() if not record.serving]
         ended.sort(key=lambda each: each[1].read_at or 0.0)
         for number, (life, record) in enumerate(ended):
-            if now - (record.read_at or 0.0) > KEPT_SECONDS or number < len(ended) - MOST_ENDED:
+            if (now - (record.read_at or 0.0)) * self._pace > KEPT_SECONDS or number < len(ended) - MOST_ENDED:
                 del records[life]
         if not records:
             del self._records[key]
@@ -105,7 +111,8 @@ class Reader:
         counts_from = now + self._warm_up if before is None else now
         # Whoever serves when the process begins may have done so for long: there everybody is waited for.
         since = now if now - self._began > self.stale_after else 0.0
-        record = _Record(leader, Series(leader.objectives, counts_from), before.serving_since if before else since)
+        series = Series(leader.objectives, counts_from, self._pace)
+        record = _Record(leader, series, before.serving_since if before else since)
         if before is not None:
             record.read_at = before.read_at
         return record
@@ -118,10 +125,10 @@ class Reader:
         """Everything known of a deployment now."""
         now, records = self._clock(), self._current(key)
         by_revision = _grouped(records, lambda record: record.leader.revision)
-        revisions = {revision: _windows(some, now) for revision, some in by_revision.items()}
+        revisions = {revision: self._windows(some, now) for revision, some in by_revision.items()}
         return replace(
-            self._measured(records, now, _windows),
-            deployment=next(iter(revisions.values())) if len(revisions) == 1 else _windows(records, now),
+            self._measured(records, now, self._windows),
+            deployment=next(iter(revisions.values())) if len(revisions) == 1 else self._windows(records, now),
             revisions=revisions,
         )
 
@@ -144,7 +151,13 @@ class Reader:
             groups=tuple(_group(name, groups[name], windows_of(groups[name], now)) for name in sorted(groups)),
             objectives=_objectives(records),
             stale_after=self.stale_after,
+            pace=self._pace,
         )
+
+    def _windows(self, records: list[_Record], now: float) -> Windows:
+        if len(records) == 1:
+            return records[0].series.windows(now)
+        return windows((batch for record in records for batch in record.series.batches), now * self._pace)
 
     def keys(self) -> tuple[Hashable, ...]:
         """Deployments that something is known of."""
@@ -152,7 +165,7 @@ class Reader:
 
     def pools(self, *, whole_hour: bool = True) -> Mapping[str, PoolMeasured]:
         """By pool: all groups of all deployments together. For thousands of groups the hour takes a second."""
-        now = self._clock()
+        now = self._clock() * self._pace
         first = batch_index(now) - (SLOW_BATCHES if whole_hour else FAST_BATCHES)
         batches: dict[str, list[Batch]] = {}
         for records in list(self._records.values()):
@@ -219,12 +232,6 @@ def _lacks_an_edge(sample: Sample, objectives: Objectives) -> bool:
         histogram is not None and objective is not None and not histogram.has_edge(objective)
         for histogram, objective in pairs
     )
-
-
-def _windows(records: list[_Record], now: float) -> Windows:
-    if len(records) == 1:
-        return records[0].series.windows(now)
-    return windows((batch for record in records for batch in record.series.batches), now)
 
 
 def _group(name: str, lives: list[_Record], seen: Windows) -> GroupMeasured:

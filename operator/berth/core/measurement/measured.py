@@ -50,6 +50,8 @@ class Measured:
     """What attainment was counted against."""
     stale_after: float = 30.0
     """Seconds after which a sample says nothing about now."""
+    pace: float = 1.0
+    """How many times faster than the clock the windows pass; more than 1 only where decisions are shown or tested."""
 
     @property
     def missing(self) -> tuple[GroupMeasured, ...]:

@@ -17,12 +17,13 @@ WARM_UP_SECONDS: Final = 30.0
 
 
 class Series:
-    """`counts_from`, Unix seconds: what happened before is left out."""
+    """`counts_from`, Unix seconds: what happened before is left out. `pace`: how many times faster windows pass."""
 
-    def __init__(self, objectives: Objectives, counts_from: float) -> None:
+    def __init__(self, objectives: Objectives, counts_from: float, pace: float = 1.0) -> None:
         self.objectives = objectives
         self.last: Sample | None = None
         self._counts_from = counts_from
+        self._pace = pace
         self._batches: deque[Batch] = deque(maxlen=SLOW_BATCHES + 1)
         self._known: tuple[tuple[int, float], Windows] | None = None
 
@@ -37,7 +38,7 @@ class Series:
         tally = between(before, sample, self.objectives)
         if tally is None:
             return
-        index = batch_index(sample.at)
+        index = batch_index(sample.at * self._pace)
         if not self._batches or self._batches[-1].index < index:
             self._batches.append(Batch(index, tally.group_seconds, tally))
             return
@@ -50,8 +51,8 @@ class Series:
 
     def windows(self, now: float) -> Windows:
         """As they are at `now`."""
-        key = batch_index(now), self.last.at if self.last else 0.0
+        key = batch_index(now * self._pace), self.last.at if self.last else 0.0
         known = self._known
         if known is None or known[0] != key:
-            known = self._known = key, windows(tuple(self._batches), now)
+            known = self._known = key, windows(tuple(self._batches), now * self._pace)
         return known[1]

@@ -40,7 +40,7 @@ def verdict(course: Course, flipped_at: float, measured: Measured | None, revisi
     """The verdict on the groups whose template hash is `revision`, which got requests at `flipped_at`."""
     if measured is None or not measured.fresh:
         return Verdict(words="metrics are missing or stale")
-    if now - flipped_at < SETTLING_SECONDS:
+    if (now - flipped_at) * measured.pace < SETTLING_SECONDS:
         return Verdict(words="the new groups have just got requests")
     windows = measured.revisions.get(revision)
     rate = windows.slow.requests_per_second if windows else None

@@ -29,13 +29,13 @@ def policy_of(spec: LLMDeploymentSpec) -> Policy:
     )
 
 
-def past_of(status: Mapping[str, Any]) -> Past:
-    """Moves as `status.moves` remembers them; what cannot be read is as if it had not been."""
+def past_of(status: Mapping[str, Any], pace: float = 1.0) -> Past:
+    """Moves as `status.moves` remembers them, on a clock `pace` times faster; what cannot be read had not been."""
     moves = status.get("moves") or {}
     recent = [each for each in moves.get("recent") or () if isinstance(each, Mapping)]
     ended = [unix_seconds(each.get("finishedAt")) for each in recent]
     return Past(
-        ended=tuple(each for each in ended if each is not None),
-        cost_moves_from=unix_seconds(moves.get("nextAllowedAt")) or 0.0,
+        ended=tuple(each * pace for each in ended if each is not None),
+        cost_moves_from=(unix_seconds(moves.get("nextAllowedAt")) or 0.0) * pace,
         taken_back=frozenset(str(each.get("placementHash")) for each in recent if each.get("result") == "RolledBack"),
     )

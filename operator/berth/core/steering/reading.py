@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 
@@ -62,9 +62,9 @@ def reading_of(
     tried = [group.windows.slow.tally.steps for group in serving if group.name in trial]
     recent = [group.windows.fast.tally.steps for group in mine]
     return Reading(
-        measured.at,
-        fast,
-        slow,
+        measured.at * measured.pace,
+        replace(fast, seconds=fast.seconds * measured.pace),
+        replace(slow, seconds=slow.seconds * measured.pace),
         {group.name: group.windows.slow.tally.steps for group in mine},
         reduce(add, recent, StepMoments()),
         reduce(add, tried, StepMoments()),

@@ -101,6 +101,8 @@ class Situation:
     """By how much other deployments on the same pool became slower, as a logarithm."""
     reviewed: Reviewed | None = None
     running_twice: float = RUNNING_TWICE_SECONDS
+    pace: float = 1.0
+    """Of the clock that all times here are on, against the one on the wall."""
 
 
 @dataclass(frozen=True)

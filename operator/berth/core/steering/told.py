@@ -1,4 +1,8 @@
-"""From one pass to one look and back: what the operator observed as a situation, and what comes of it as a decision."""
+"""From one pass to one look and back: what the operator observed as a situation, and what comes of it as a decision.
+
+Looks have a clock of their own, that of the measured windows: Unix seconds times `Measured.pace`. It is the clock on
+the wall but where decisions are shown or tested; here is the only place where one becomes the other.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ from berth import labels
 from berth.api.placement import Allocation, DecidedAllocation
 from berth.core.accept import wanted_groups
 from berth.core.calibration.learn import Calibration, made_with, recalled, stored, worth_writing
-from berth.core.moves.decision import Advise
+from berth.core.measurement.measured import Measured
+from berth.core.moves.decision import Advise, Move
 from berth.core.moves.rules import State
 from berth.core.observed import Snapshot
 from berth.core.placement import record
@@ -55,36 +60,49 @@ def situation_of(
     status: Mapping[str, Any] = snapshot.raw.get("status") or {}
     wanted = wanted_groups(snapshot.deployment, decision.allocation)
     allocation = decision.allocation.model_copy(update={"groups": wanted})
+    pace = pace_of(snapshot.measured)
     policy = policy_of(spec)
     if spec.scaling.mode == "Manual":
         policy = replace(policy, prefers_cost=False)  # how much there is to save is the user's number
     calibration = kept.calibration
     hash_now = made_with(spec, (status.get("resolved") or {}).get("image"))
     if calibration.made_with != hash_now:
-        calibration = recalled(status.get("calibration") or (), hash_now)
+        calibration = _timed(recalled(status.get("calibration") or (), hash_now), pace)
     alive = [group for group in snapshot.groups if group.alive]
     trial = _trial(status)
     decided_at = unix_seconds((status.get("placement") or {}).get("decidedAt")) or 0.0
     return Situation(
-        now=snapshot.now,
+        now=snapshot.now * pace,
+        pace=pace,
         uid=snapshot.deployment.metadata.uid,
         asked=asked,
         supplies=supplies,
         in_force=allocation,
         groups_for_traffic=decision.groups_for_traffic,
         policy=policy,
-        past=past_of(status),
+        past=past_of(status, pace),
         state=replace(_state(snapshot, allocation.groups), moves_by_pool=moves_by_pool),
         reading=reading_of(snapshot.measured, _names(snapshot, allocation), _names(snapshot, trial)),
         trial=trial,
         day=kept.day,
         calibration=calibration,
-        changed_at=max([decided_at, *(group.created_at for group in alive)]),
+        changed_at=max([decided_at, *(group.created_at for group in alive)]) * pace,
         scales=spec.scaling.mode == "Auto" and spec.pause == "None",
         nodes=tuple(member.node for group in alive for member in group.members if member.node),
         neighbours=neighbours,
         reviewed=kept.reviewed,
     )
+
+
+def pace_of(measured: Measured | None) -> float:
+    """How many times faster than the clock on the wall looks see time pass."""
+    return measured.pace if measured is not None else 1.0
+
+
+def _timed(calibration: Calibration, pace: float) -> Calibration:
+    """On a clock so many times faster."""
+    places = tuple(replace(place, at=place.at * pace) for place in calibration.places)
+    return replace(calibration, places=places)
 
 
 def _trial(status: Mapping[str, Any]) -> Allocation | None:
@@ -147,13 +165,16 @@ def steered(decision: Decision, situation: Situation, found: Steering, status: M
             placement["reason"] = found.scaled[:_LONGEST]
         changed["placement"] = placement
     known = status.get("calibration") or []
-    learned = stored(found.calibration, situation.asked.model.name)
+    learned = stored(_timed(found.calibration, 1 / situation.pace), situation.asked.model.name)
     changed["calibration"] = learned if worth_writing(known, learned) else known
     candidates = _candidates(situation, found)
     if candidates is not None:
         changed["candidates"] = candidates
     if not changed["calibration"]:
         del changed["calibration"]
+    verdict = found.verdict
+    if isinstance(verdict, Move):
+        found = replace(found, verdict=replace(verdict, cooldown=verdict.cooldown / situation.pace))
     return replace(decision, status=changed, steering=found)
 
 
