@@ -26,7 +26,9 @@ _FAULT: Final = re.compile(r"(\w+)(?::([^=@+]+))?(?:=([^@+]+))?@([^+]+)(?:\+(.+)
 _KINDS: Final = ("slow", "price", "group", "node", "pool", "metrics")
 _MOST_COPIES: Final = 10_000
 _SPREAD_OF_COPIES: Final = 4.0
-"""Copies of a deployment have from a quarter of its load to four times as much."""
+"""Copies of a deployment have from a quarter of its load to four times as much,"""
+_STEPS_OF_COPIES: Final = 12
+"""in so many steps down and up."""
 
 
 @click.command()
@@ -185,7 +187,9 @@ def _simulation(
         if each.traffic.closed:
             raise ValueError(f"LLMDeployment {name}: a trace is open traffic: use spec.traffic.arrival Open")
         for copy in range(copies):
-            load = each.traffic.load * (_SPREAD_OF_COPIES ** random.uniform(-1, 1) if copies > 1 else 1.0)
+            # In steps, so that what was computed for one copy is known for its likes.
+            factor = _SPREAD_OF_COPIES ** (random.randint(-_STEPS_OF_COPIES, _STEPS_OF_COPIES) / _STEPS_OF_COPIES)
+            load = each.traffic.load * (factor if copies > 1 else 1.0)
             its = replace(each, traffic=with_load(each.traffic, load))
             at_hour = random.uniform(0, 24) if copies > 1 else 15.0
             course = minutes_of(recorded, minutes, load, Swing(peak, at_hour))

@@ -1,8 +1,8 @@
 """Production's decisions for one deployment, carried out with the times they take.
 
-The decisions are `berth.core.steering.steer` and the planner, as the operator calls them. Carrying out is shortened to
-what matters over days: a group loads for some minutes, a move runs both sides until its verdict, a lost group comes
-back where there is room.
+The decisions are `berth.core.steering.steer` and the planner, as the operator calls them; moves go through the
+operator's own state machine (`mover`). The rest is shortened to what matters over days: a group loads for some minutes,
+a lost one comes back where there is room.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from berth.api.placement import Allocation
 from berth.core.calibration.learn import Calibration
 from berth.core.capacity import Demand
 from berth.core.moves import rules
 from berth.core.moves.decision import Advise, Hold, Move
+from berth.core.moves.machine import Ended, Result
+from berth.core.moves.underway import course_of
 from berth.core.placement.choose import choose
 from berth.core.placement.evaluate import Estimates, Memory
 from berth.core.placement.layouts import Layout
@@ -26,21 +28,19 @@ from berth.core.render import group_demand
 from berth.core.render.repository import simulated_options
 from berth.core.steering.day import Day
 from berth.core.steering.policy import policy_of
+from berth.core.steering.reading import Reading
 from berth.core.steering.steer import Reviewed, Situation, Steering, steer
+from berth.simulation.mover import Moving, carry_out
 from berth.simulation.response import CannotRun
 from berth.simulation.service import Group, Service
 from berth.simulation.world import World
 
 LOAD_MINUTES: Final = 5
 """From reservation to the first token."""
-VERDICT_MINUTES: Final = 15
-"""After the flip, in which the old groups are kept."""
+RUNNING_TWICE_MINUTES: Final = 20
+"""That a move is expected to take."""
 LOST_SECONDS: Final = 10.0
 """Until a lost group gets no requests."""
-_WORSE: Final = 0.05
-"""Share of requests by which a move may miss objectives more often than before at comparable load."""
-
-Result = Literal["Completed", "RolledBack", "Abandoned"]
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,6 @@ class Done:
     at: int
     what: str
     words: str
-
-
-@dataclass
-class _Moving:
-    move: Move
-    begun: int
-    old: list[Group]
-    new: list[Group]
-    misses_before: float
-    flipped: int | None = None
 
 
 class LazySupplies(Mapping[str, Supply]):
@@ -112,7 +102,6 @@ class Operator:
         world: World,
         service: Service,
         memory: Memory,
-        busy: Callable[[str], Mapping[str, int]],
         *,
         allocation: Allocation | None = None,
         decides: bool = True,
@@ -122,10 +111,12 @@ class Operator:
         self.tally = Tally()
         self.calibration = Calibration()
         self.steering: Steering | None = None
-        self._memory, self._busy, self._decides = memory, busy, decides
+        self._memory, self._decides = memory, decides
         self._random = Random(f"{seed} {name}")  # noqa: S311  (a simulation)
         self._groups: list[Group] = []
-        self._moving: _Moving | None = None
+        self._moving: Moving | None = None
+        self._waits_since: int | None = None
+        """What the world was like (`World.changes`) when there was no room for the first placement."""
         self._day = Day()
         self._reviewed: Reviewed | None = None
         self._ended: list[float] = []
@@ -174,10 +165,9 @@ class Operator:
             serving[0].slow = factor
 
     @property
-    def pools_of_move(self) -> tuple[str, ...]:
-        if self._moving is None:
-            return ()
-        return self._moving.move.start.pool, self._moving.move.to.pool
+    def pools_of_move(self) -> frozenset[str]:
+        """That a move under way touches."""
+        return frozenset((self._moving.course.start.pool, self._moving.course.to.pool) if self._moving else ())
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -185,13 +175,18 @@ class Operator:
 
     # --- carrying out -------------------------------------------------------------------------------------------------
     def _place(self, minute: int) -> None:
-        """The first decision, as the planner makes it."""
+        """The first decision, as the planner makes it; one that found no room stands until there is other room."""
+        if self._waits_since == self.world.changes:
+            self.tally.waits += 1
+            return
+        self._waits_since = None
         supplies = self._supplies()
         allowed = self.asked.spec.placement.pools
         offered = [supply for name, supply in supplies.items() if not allowed or name in allowed]
         answer = choose(self.asked, offered, Estimates(self.asked, supplies, self._memory))
         chosen = answer.chosen
         if chosen is None or chosen.waits:
+            self._waits_since = self.world.changes
             self.tally.waits += 1
             return
         self.allocation, self.for_traffic = chosen.layout.allocation(chosen.groups), chosen.groups_for_traffic
@@ -236,69 +231,56 @@ class Operator:
         return group_demand(self.asked.deployment, layout.allocation(1), self.world.pools[layout.pool])
 
     def _begin(self, move: Move, minute: int) -> None:
-        old = [group for group in self._groups if group.routed]
-        new: list[Group] = []
-        for _ in range(move.to.groups):
-            group = self._start(Layout.of(move.to), minute, routed=False)
-            if group is None:
-                for each in new:
-                    self._remove(each)
-                self._end(move, "Abandoned", minute, "no room, or the engine does not load there")
-                return
-            new.append(group)
-        steering = self.steering
+        spec = self.asked.spec
         reading = self.service.reading(minute * 60.0, self._groups)
-        misses = reading.slow.misses if steering is not None and reading is not None else 0.0
-        self._moving = _Moving(move, minute, old, new, misses)
+        load, misses = (reading.slow.requests_per_second, reading.slow.misses) if reading is not None else (None, None)
+        self._moving = Moving(move, course_of(move, spec, minute * 60.0, load, misses), spec, minute)
+        self.world.moving.update(self.pools_of_move)
         self._say(minute, "move", f"{move.cause}: {move.reason}")
+        self._progress(minute)
 
     def _progress(self, minute: int) -> None:
         moving = self._moving
         if moving is None:
             return
-        moving.new = [group for group in moving.new if group in self._groups]
-        moving.old = [group for group in moving.old if group in self._groups]
-        if moving.flipped is None:
-            if minute >= moving.begun + LOAD_MINUTES:
-                for group in moving.new:
-                    group.routed = True
-                for group in moving.old:
-                    group.routed = False
-                moving.flipped = minute
-                self.service.forget_windows()
-            return
-        if minute < moving.flipped + VERDICT_MINUTES:
-            return
-        self._judge(moving, minute)
+        ended = carry_out(
+            moving,
+            self._groups,
+            minute,
+            look=lambda: (self._read(minute), max(self.for_traffic, self.asked.spec.replica_groups.min_available)),
+            remove=self._remove,
+            start=lambda layout: self._start(layout, minute, routed=False),
+            flipped=self.service.forget_windows,
+        )
+        if ended is not None:
+            self._end(moving.move, ended, minute)
 
-    def _judge(self, moving: _Moving, minute: int) -> None:
-        reading = self.service.reading(minute * 60.0, self._groups)
-        move = moving.move
-        misses = reading.slow.misses if reading is not None else 1.0
-        allowed = max(rules.ALLOWED_MISSES + _WORSE, moving.misses_before + _WORSE)
-        back = misses > allowed and bool(moving.old)
-        for group in moving.new if back else moving.old:
-            self._remove(group)
-        for group in moving.old if back else []:
-            group.routed = True
+    def _end(self, move: Move, ended: Ended, minute: int) -> None:
+        self.world.moving.subtract(self.pools_of_move)
         self._moving = None
-        if back:
+        for group in self._groups:
+            group.move_id, group.role, group.move_record = "", "", ""
+            group.flipped_at, group.move_result = None, ""
+        if ended.result == "Completed":
+            self.allocation, self.for_traffic = move.to, move.decision.groups_for_traffic
+            self._changed_at = minute * 60.0
+            self._reviewed = None
+        elif ended.result == "RolledBack":
             self._taken_back.add(move.placement_hash)
-            self.service.forget_windows()
-            words = f"{misses:.0%} of requests missed an objective after the move, {moving.misses_before:.0%} before"
-            self._end(move, "RolledBack", minute, words)
-            return
-        self.allocation, self.for_traffic = move.to, move.decision.groups_for_traffic
-        self._changed_at = minute * 60.0
-        self._reviewed = None
-        self._end(move, "Completed", minute, f"{misses:.1%} of requests missed an objective since")
-
-    def _end(self, move: Move, result: Result, minute: int, words: str) -> None:
         self._ended.append(minute * 60.0)
-        if move.cause == "Cost":
-            self._cost_moves_from = minute * 60.0 + move.cooldown
-        self.tally.moves.append((minute, move, result))
-        self._say(minute, result, words)
+        self._cost_moves_from = minute * 60.0 + move.cooldown
+        self.tally.moves.append((minute, move, ended.result))
+        self._say(minute, ended.result, ended.reason)
+
+    def _read(self, minute: int) -> Reading | None:
+        """What is measured; of a move under way apart what its groups are like."""
+        if self.world.silent(self.name):
+            return None
+        return self.service.reading(minute * 60.0, self._groups, self._trial())
+
+    def _trial(self) -> list[Group]:
+        """Groups that a move has brought."""
+        return [group for group in self._groups if group.move_record]
 
     def _pay(self, minutes: int) -> None:
         for group in self._groups:
@@ -314,8 +296,7 @@ class Operator:
         mine = [group for group in self._groups if group.routed]
         starting = [group for group in mine if group.serves_from > minute]
         short = len(mine) < allocation.groups
-        trial = self._moving.new if self._moving is not None else []
-        reading = None if self.world.silent(self.name) else self.service.reading(now, self._groups, trial)
+        reading = self._read(minute)
         spec = self.asked.spec
         situation = Situation(
             now=now,
@@ -330,7 +311,7 @@ class Operator:
                 failing_over=short and not starting,
                 changing=bool(starting) or short,
                 moving=self._moving is not None,
-                moves_by_pool=self._busy(self.name),
+                moves_by_pool=self._moves_of_others(),
             ),
             reading=reading,
             day=self._day,
@@ -340,7 +321,7 @@ class Operator:
             nodes=tuple(node for group in mine for node in group.nodes),
             trial=self._moving.move.to if self._moving is not None else None,
             reviewed=self._reviewed,
-            running_twice=(LOAD_MINUTES + VERDICT_MINUTES) * 60.0,
+            running_twice=RUNNING_TWICE_MINUTES * 60.0,
         )
         found = steer(situation, self._memory)
         self.steering = found
@@ -360,6 +341,10 @@ class Operator:
             self.tally.advised += found.weighed is not None
         else:
             self._begin(verdict, minute)
+
+    def _moves_of_others(self) -> Mapping[str, int]:
+        mine = set(self.pools_of_move)
+        return {pool: count - (pool in mine) for pool, count in self.world.moving.items()}
 
     def _supplies(self) -> LazySupplies:
         held: dict[str, list[tuple[str, int]]] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -109,7 +108,6 @@ class Simulation:
             self.world,
             service,
             self._memory,
-            self._busy,
             allocation=allocation,
             decides=decides,
             seed=seed,
@@ -137,11 +135,6 @@ class Simulation:
                 course.operator.tick(start, stop)
                 if sampled and start % sampled == 0:
                     course.samples.append(self._sample(course, start))
-
-    def _busy(self, name: str) -> Mapping[str, int]:
-        return Counter(
-            pool for course in self.courses if course.name != name for pool in set(course.operator.pools_of_move)
-        )
 
     def _faults(self, start: int) -> None:
         """Groups and nodes that are lost in the tick that begins."""

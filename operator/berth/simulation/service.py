@@ -30,6 +30,12 @@ class Group:
     """Its own factor on step times."""
     routed: bool = True
     """Gets requests once it serves."""
+    move_id: str = ""
+    role: str = ""
+    """Its part in the move; see `berth.core.moves.course`."""
+    move_record: str = ""
+    flipped_at: float | None = None
+    move_result: str = ""
     share: float = 0.0
     backlog: float = 0.0
     """Requests that could not be served in the minute they came."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -47,6 +48,10 @@ class World:
     used: dict[str, dict[str, Usage]] = field(default_factory=dict)
     """By pool and node."""
     minute: int = 0
+    changes: int = 0
+    """Grows whenever there may be room, or a price, that there was not."""
+    moving: Counter[str] = field(default_factory=Counter)
+    """Moves under way by pool they touch."""
     _nodes: dict[str, tuple[NodeView, ...] | None] = field(default_factory=dict)
     _changes: frozenset[int] = frozenset()
 
@@ -68,7 +73,9 @@ class World:
     def advance(self, minute: int) -> bool:
         """To `minute`; whether something changed on the way."""
         before, self.minute = self.minute, minute
-        return any(before < at <= minute for at in self._changes) or minute == 0
+        changed = any(before < at <= minute for at in self._changes) or minute == 0
+        self.changes += changed
+        return changed
 
     def slowness(self, pool: str) -> float:
         factor = self.hidden.get(pool, 1.0)
@@ -128,6 +135,7 @@ class World:
         return found.nodes
 
     def give_back(self, pool: str, nodes: Iterable[str], gpus_per_member: int) -> None:
+        self.changes += 1
         for node in nodes:
             self.used[pool][node] = self.used[pool][node] - Usage(gpus_per_member)
 

@@ -65,7 +65,8 @@ async def berth_behind(proxy: FaultProxy, kubeconfig: Path, folder: Path, site: 
     config["clusters"][0]["cluster"]["server"] = proxy.url
     path = folder / f"{secrets.token_hex(4)}.kubeconfig"
     path.write_text(yaml.safe_dump(config))
-    lease = {"lease_duration": 15.0, "lease_renew_deadline": 10.0}  # many run at once, and no Lease is waited for
+    # Many run at once, each is late at times, and none shall lose its Lease; the Lease of the killed one is deleted.
+    lease = {"lease_duration": 300.0, "lease_renew_deadline": 290.0}
     nodes = {"node_late": 5.0, "node_silent": 8.0, "gpu_fault_hold": 0.0}
     berth = await start_berth(path, site.namespace, site.leaders, **lease, **nodes)
     try:

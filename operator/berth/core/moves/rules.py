@@ -82,6 +82,8 @@ class State:
     """Seconds that the slow window covers."""
     out_of_reach: bool = False
     """Where it runs, one request alone misses an objective, or nearly: more groups do not cure that."""
+    beyond_belief: bool = False
+    """Steps take longer than is ever believed of a place, so what is believed of staying is too good."""
     day_known: bool = True
     moves_by_pool: Mapping[str, int] = field(default_factory=dict)
     """Moves of others that are under way, by each pool they touch."""
@@ -132,7 +134,7 @@ def best(
     now: float, policy: Policy, past: Past, state: State, found: Weighed, in_force: Allocation, why: Diagnosis
 ) -> tuple[Option, Cause] | Hold:
     """The option to go for, with its cause, or why there is none."""
-    if state.breached and (state.out_of_reach or not found.can_stay):
+    if state.breached and (state.out_of_reach or state.beyond_belief or not found.can_stay):
         return _cure(policy, past, state, found, in_force, why)
     return _saving(now, policy, past, state, found, in_force)
 

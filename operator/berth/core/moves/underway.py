@@ -13,6 +13,7 @@ from typing import Any
 
 from berth import labels
 from berth.api.common import seconds
+from berth.api.llmdeployment import LLMDeploymentSpec
 from berth.api.placement import Allocation
 from berth.api.status import MAX_RECENT_MOVES
 from berth.core.actions import Action, Mark, Reserve
@@ -78,20 +79,25 @@ def _begin(snapshot: Snapshot, asked: Move | None) -> Course | None:
     )
     if asked is None or not quiet or spec.pause != "None" or spec.update.surge == "Never":
         return None
+    return course_of(asked, spec, snapshot.now, _load(snapshot), _misses(snapshot))
+
+
+def course_of(asked: Move, spec: LLMDeploymentSpec, now: float, load: float | None, misses: float | None) -> Course:
+    """The record of a move that begins now, at this load and share of misses."""
     return Course(
         id=asked.id,
         start=asked.start,
         to=asked.to,
         cause=asked.cause,
         reason=asked.reason,
-        began_at=snapshot.now,
-        spec_hash=spec_hash(snapshot.deployment.spec),
-        needed=max(asked.needed, snapshot.deployment.spec.replica_groups.min_available),
+        began_at=now,
+        spec_hash=spec_hash(spec),
+        needed=max(asked.needed, spec.replica_groups.min_available),
         capacity_from=asked.capacity_from,
         capacity_to=asked.capacity_to,
         cooldown=asked.cooldown,
-        load=_load(snapshot),
-        misses=_misses(snapshot),
+        load=load,
+        misses=misses,
     )
 
 

@@ -50,7 +50,11 @@ def verdict(course: Course, flipped_at: float, measured: Measured | None, revisi
     known = [each for each in judged if each is not None]
     if not known:
         return Verdict(kept=True, words="no objective to judge by; the new groups answer")
-    misses, effective = max(known)
+    return weighed(course, rate, *max(known))
+
+
+def weighed(course: Course, rate: float, misses: float, effective: float) -> Verdict:
+    """By the new groups' requests per second, the share that missed an objective, and how many that is worth."""
     if effective < FEWEST_REQUESTS:
         return Verdict(words=f"{effective:.0f} of {FEWEST_REQUESTS:.0f} independent requests since the flip")
     doubt = SURE * math.sqrt(ALLOWED_MISSES * (1 - ALLOWED_MISSES) / effective)

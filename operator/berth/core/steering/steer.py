@@ -19,7 +19,7 @@ from berth.core import capacity
 from berth.core.calibration.diagnose import Diagnosis, diagnose
 from berth.core.calibration.learn import TOLERANCE, Calibration
 from berth.core.calibration.residuals import OperatingPoint, level, prediction
-from berth.core.calibration.shrink import Belief, Place
+from berth.core.calibration.shrink import LONGEST, Belief, Place
 from berth.core.measurement.samples import StepMoments
 from berth.core.moves import rules
 from berth.core.moves.decision import Advise, Hold, Move, Verdict
@@ -174,7 +174,8 @@ class _Look:
         self.due, self.settled = self._due(), True
         self.out_of_reach = ""
         self.calibration, self.levels = self._learn() if self.due else (situation.calibration, {})
-        self.state = replace(self.state, settled=self.settled)
+        beyond = bool(self.levels) and median_low(self.levels.values()) > LONGEST
+        self.state = replace(self.state, settled=self.settled, beyond_belief=beyond)
         self.evaluation = Estimates(self.measured, situation.supplies, memory, lambda each: self.believe(each).factor())
 
     def steering(self) -> Steering:

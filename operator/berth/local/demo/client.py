@@ -88,10 +88,15 @@ class Replay:
     in_flight: int = 0
     tokens: int = 0
     _started: float = 0.0
+    _stopped: bool = False
 
     def now(self) -> float:
         """Seconds since the beginning of the replay."""
         return time.monotonic() - self._started
+
+    def stop(self) -> None:
+        """Nothing more is sent; what was sent goes on."""
+        self._stopped = True
 
     async def run(self) -> None:
         """Returns when every request has ended."""
@@ -101,6 +106,8 @@ class Replay:
             async with asyncio.TaskGroup() as sending:
                 for number, request in enumerate(self.requests):
                     await asyncio.sleep(max(0.0, request.at - self.now()))
+                    if self._stopped:
+                        break
                     sending.create_task(self._serve(connections[number % len(connections)], request))
         finally:
             for connection in connections:
