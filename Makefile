@@ -40,9 +40,10 @@ test-slow: setup
 test-loops: setup
 	$(BIN)/pytest tests/unit -q -m loops --timeout 1800 $(PYTEST)
 
-# The first run builds etcd and the Kubernetes control plane from Go modules into the user's cache folder.
+# The first run builds etcd and the Kubernetes control plane from Go modules into the user's cache folder. Most of a test is
+# waiting: two processes, each with a control plane of its own, fill two cores.
 test-integration: setup
-	$(BIN)/pytest tests/integration -q $(PYTEST)
+	$(BIN)/pytest tests/integration -q -n 2 --dist loadfile $(PYTEST)
 
 # Scenarios on a kind cluster with mock GPUs: needs Docker, or root and Debian packages. KEEP=1 leaves the cluster for the
 # next run, NODE_IMAGE=kindest/node:... takes a public node image, PYTEST="-k drain" runs a part.

@@ -19,15 +19,26 @@ from tests.support.cluster import Cluster
 from tests.support.loops import connections_closed
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Before workers start, which show no progress, all that any test may need is there."""
+    if session.config.getoption("numprocesses", None) and not session.config.option.collectonly:
+        provided(session, *PROGRAMS, "kwok", "kubectl", "helm", "helm3", "kube-score")
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if session.config.option.collectonly:
-        return
     if any("control_plane" in getattr(item, "fixturenames", ()) for item in session.items):
-        terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-        try:
-            binaries.provide([*PROGRAMS, "kwok", "kubectl"], lambda line: terminal.write(f"{line}\n", flush=True))
-        except binaries.BinaryUnavailable as error:
-            pytest.exit(f"the integration tier needs a control plane: {error}", returncode=1)
+        provided(session, *PROGRAMS, "kwok", "kubectl")
+
+
+def provided(session: pytest.Session, *programs: str) -> None:
+    """Ends the run where a program cannot be had."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.option.collectonly or terminal is None:  # None in a worker
+        return
+    try:
+        binaries.provide(programs, lambda line: terminal.write(f"{line}\n", flush=True))
+    except binaries.BinaryUnavailable as error:
+        pytest.exit(f"the integration tier needs programs: {error}", returncode=1)
 
 
 @pytest.fixture(autouse=True)

@@ -199,7 +199,7 @@ async def test_identity_of_a_pool_is_immutable(cluster: Cluster, crds: None, fie
         {"spec.plannedNodes": REMOVED},
         {"spec.allocation.precision": REMOVED},
     ],
-    ids=str,
+    ids=" ".join,
 )
 async def test_spec_of_a_replica_group_is_immutable(
     cluster: Cluster, crds: None, namespace: str, changes: dict[str, Any]

@@ -16,6 +16,7 @@ from berth.local import binaries
 from berth.local.controlplane import ControlPlane
 from berth.local.kwok import Kwok
 from tests.integration.chart.helm import Helm
+from tests.integration.conftest import provided
 from tests.integration.controller.conftest import Site
 from tests.support.cluster import Cluster
 
@@ -24,13 +25,8 @@ HELMS = ("helm", "helm3")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if session.config.option.collectonly or not any("helm" in getattr(i, "fixturenames", ()) for i in session.items):
-        return
-    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-    try:
-        binaries.provide(HELMS, lambda line: terminal.write(f"{line}\n", flush=True))
-    except binaries.BinaryUnavailable as error:
-        pytest.exit(f"the chart's tests need helm: {error}", returncode=1)
+    if any("helm" in getattr(item, "fixturenames", ()) for item in session.items):
+        provided(session, *HELMS)
 
 
 @pytest.fixture(scope="session")
