@@ -14,5 +14,12 @@ def main() -> None:
     cli.main(prog_name="kubectl berth" if plugin else "berth", complete_var="_BERTH_COMPLETE")
 
 
+def complete() -> None:
+    """What kubectl runs to complete `kubectl berth`."""
+    from berth.cli.kubectl.completion import kubectl_complete
+
+    kubectl_complete()
+
+
 if __name__ == "__main__":
     main()

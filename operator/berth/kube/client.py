@@ -36,6 +36,7 @@ PAGE: Final = 200
 """Objects per page of a list: about 1.5 MB of pods. Parsing one page is what the event loop waits for."""
 WATCH_SLACK_SECONDS: Final = 5.0
 """A watch that the server has not ended this long after its agreed end is dead."""
+LOG_BYTES: Final = 4 * 2**20
 MAX_LINE_BYTES: Final = 16 * 2**20
 """No object in etcd is larger than 1.5 MiB; a longer line is not an event."""
 
@@ -145,6 +146,13 @@ class KubeClient:
         """JSON that a pod behind a Service answers, by the API server's proxy."""
         proxy = f"{SERVICE.path(namespace, f'{name}:{port}', 'proxy')}{path}"
         return await self._answer(_Request("get", SERVICE, proxy, "GET", list(query)))
+
+    async def log(self, namespace: str, pod: str, container: str, *, previous: bool, lines: int) -> str:
+        """The end of a container's log, or of the life before this one: `lines` of it, LOG_BYTES at most."""
+        query = [("container", container), ("tailLines", str(lines)), ("limitBytes", str(LOG_BYTES))]
+        query += [("previous", "true")] if previous else []
+        request = _Request("get", POD, POD.path(namespace, pod, "log"), "GET", query)
+        return (await self._body(request)).decode(errors="replace")
 
     async def newest_version(self, kind: Kind, namespace: str | None = None) -> str:
         """The version that the server has reached: read with a list of one object."""
@@ -265,6 +273,9 @@ class KubeClient:
     # --- one request ----------------------------------------------------------------------------------------------
 
     async def _answer(self, request: _Request) -> Object:
+        return _loads(await self._body(request), request)
+
+    async def _body(self, request: _Request) -> bytes:
         """Wait for a turn, send, read the whole answer, translate refusals."""
         async with self._places:
             await asyncio.sleep(self._bucket.reserve())
@@ -275,7 +286,7 @@ class KubeClient:
                 body = await response.read()
                 outcome.code = str(response.status)
             if 200 <= response.status < 300:
-                return _loads(body, request)
+                return body
             error = error_for(response.status, body, response.headers, str(request))
             if isinstance(error, TooManyRequests) and error.retry_after and request.verb != "evict":
                 self._bucket.hold(error.retry_after)

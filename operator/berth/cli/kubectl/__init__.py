@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import click
 
+from berth.cli.kubectl.bundle import support_bundle
+from berth.cli.kubectl.completion import completion
 from berth.cli.kubectl.events import events
 from berth.cli.kubectl.explain import explain
 from berth.cli.kubectl.pause import pause, resume
@@ -15,4 +17,15 @@ from berth.cli.kubectl.requests import failover, move
 from berth.cli.kubectl.status import status
 from berth.cli.kubectl.top import top
 
-COMMANDS: tuple[click.Command, ...] = (status, explain, top, events, failover, move, pause, resume)
+COMMANDS: tuple[click.Command, ...] = (
+    status,
+    explain,
+    top,
+    events,
+    failover,
+    move,
+    pause,
+    resume,
+    support_bundle,
+    completion,
+)
