@@ -7,7 +7,8 @@ Invariants:
   itself, so it survives a restart of the operator and a wiped status.
 - The part of the state that decides (reserved, committed, retiring, failed) lives in a label of the ReplicaGroup.
 - Before the commit a missing member is still to be created; after it a missing member is a failure.
-- A failed group loses its traffic first; its members are deleted only when evidence that names them was read back.
+- A failed group loses its traffic first; its members are deleted only when evidence that names them was read back, and
+  a leader that can still answer has drained, or had its time to.
 - Every call may be the last before a crash: the orders of one call are safe to carry out in part, and again.
 """
 
@@ -53,6 +54,10 @@ FAILED_MEMBER_GRACE_SECONDS = 5
 """Long enough for a clean exit, short enough that the replacement can inherit the GPUs."""
 ROUTING_SETTLE_SECONDS = 2.0
 """A leader without requests has drained only once Services stopped routing to it: kube-proxy syncs every second."""
+ANSWERS_STILL = frozenset({"GPUUnhealthy", "Requested"})
+"""Reasons to give up a group whose leader may well answer until it is deleted."""
+LONGEST_FAREWELL_SECONDS = 30.0
+"""So long at most such a leader finishes what it has: its GPUs are sick, or a person wants it gone."""
 FORCE_AFTER_SECONDS = 30.0
 """How long after its time a pod on a silent node is given before it is removed by force, where the user allows that."""
 UNREACHABLE = "Unreachable"
@@ -108,7 +113,7 @@ def judge(
     whose pods were never completed is released instead.
     """
     if group.lifecycle == labels.FAILED:
-        return _failed(group, policy, now, around)
+        return _failed(group, answer, policy, now, around)
     if group.lifecycle == labels.RETIRING:
         return _draining(group, answer, policy, now)
     if group.lifecycle == labels.RESERVED:
@@ -260,7 +265,7 @@ def fail(group: Group, failure: Failure, answer: Answer | None, now: float) -> J
     return Judgement(State.FAILED, failure.reason, failure.message, (*_cut(group), mark), evidence=seen)
 
 
-def _failed(group: Group, policy: GroupPolicy, now: float, around: Surroundings) -> Judgement:
+def _failed(group: Group, answer: Answer | None, policy: GroupPolicy, now: float, around: Surroundings) -> Judgement:
     failed_at = group.failed_at if group.failed_at is not None else now
     reason = group.failure_reason or "Failed"
     message = str(group.recorded_evidence.get("message") or reason)
@@ -271,7 +276,10 @@ def _failed(group: Group, policy: GroupPolicy, now: float, around: Surroundings)
     actions: list[Action] = list(_cut(group))
     if group.failed_at is None:
         actions.append(Mark(group, {}, {labels.FAILED_AT: timestamp(now)}))
-    if recorded:
+    leader, farewell = group.leader, _farewell(group, answer, policy, now, around) if recorded else 0.0
+    if leader is not None and farewell > 0:
+        actions.append(Drain(leader))
+    elif recorded:
         actions += [
             DeleteMember(member, FAILED_MEMBER_GRACE_SECONDS) for member in group.members if not member.deleting
         ]
@@ -280,7 +288,37 @@ def _failed(group: Group, policy: GroupPolicy, now: float, around: Surroundings)
     expires_in = failed_at + policy.recovery_window - now
     if expires_in <= 0 and not group.members:
         actions.append(DeleteGroup(group))
-    return Judgement(State.FAILED, reason, message, tuple(actions), requeue_after=max(expires_in, 1.0), evidence=seen)
+    return Judgement(
+        State.FAILED,
+        reason,
+        message,
+        tuple(actions),
+        requeue_after=max(min(expires_in, farewell) if farewell > 0 else expires_in, 1.0),
+        needs_answer=farewell > 0,
+        evidence=seen,
+    )
+
+
+def _farewell(group: Group, answer: Answer | None, policy: GroupPolicy, now: float, around: Surroundings) -> float:
+    """Seconds that the leader of a lost group may still take to finish its requests; 0 where it cannot, or has."""
+    leader = group.leader
+    if group.failure_reason not in ANSWERS_STILL or group.failed_at is None or leader is None:
+        return 0.0
+    whole = len(group.members) == group.wanted_members and not any(
+        member.deleting or member.ended or member.down for member in group.members
+    )
+    node = around.of(leader)
+    lost = node.gone or node.contact is Contact.SILENT or (answer is not None and answer.unreachable)
+    if not whole or lost or leader.token_restarts != leader.restarts or _finished(leader, answer, group.failed_at):
+        return 0.0
+    return max(0.0, group.failed_at + min(policy.drain_timeout, LONGEST_FAREWELL_SECONDS) - now)
+
+
+def _finished(leader: Member, answer: Answer | None, since: float) -> bool:
+    """It was told at `since` to take no more requests, has none, and routing has had time to forget it."""
+    if answer is None or answer.uid != leader.uid:
+        return False
+    return answer.in_flight == 0 and answer.at >= since + ROUTING_SETTLE_SECONDS
 
 
 def _stuck(member: Member, around: Surroundings, now: float) -> bool:
@@ -299,8 +337,7 @@ def _draining(group: Group, answer: Answer | None, policy: GroupPolicy, now: flo
     left = retired_at + policy.drain_timeout - now
     leader = group.leader
     idle = leader is None or not leader.ready or leader.token_restarts is None
-    if answer is not None and leader is not None and answer.uid == leader.uid and answer.in_flight == 0:
-        idle = idle or answer.at >= retired_at + ROUTING_SETTLE_SECONDS
+    idle = idle or (leader is not None and _finished(leader, answer, retired_at))
     remaining = [member for member in group.members if not member.deleting]
     if idle or left <= 0:
         deletes = tuple(DeleteMember(member, None) for member in remaining)

@@ -377,7 +377,7 @@ def _questions(groups: tuple[Group, ...], judgements: Mapping[str, Judgement]) -
 def _question(group: Group, judgement: Judgement) -> Ask | None:
     leader = group.leader
     if judgement.needs_answer:
-        return Ask.DRAINED if group.lifecycle == labels.RETIRING else Ask.FIRST
+        return Ask.DRAINED if group.lifecycle in (labels.RETIRING, labels.FAILED) else Ask.FIRST
     proven = leader is not None and leader.token_restarts == leader.restarts
     watched = proven and group.lifecycle == labels.COMMITTED and judgement.state is not group_life.State.FAILED
     return Ask.PROGRESS if watched else None

@@ -11,7 +11,7 @@ from berth import labels
 from berth.api.replicagroup import GroupAllocation
 from berth.core import actions as do
 from berth.core.failures import GroupPolicy, Surroundings
-from berth.core.groups import FORCE_AFTER_SECONDS, Judgement, State, judge
+from berth.core.groups import FORCE_AFTER_SECONDS, LONGEST_FAREWELL_SECONDS, Judgement, State, judge
 from berth.core.nodes import NodeView, Taint
 from berth.core.observed import AcceptedRestart, Answer, Contact, Group, Member, NodeFacts, Sickness, Termination
 from berth.core.timestamps import precise
@@ -204,6 +204,68 @@ def test_pods_on_a_silent_node_are_removed_by_force_only_where_the_user_allows_i
         assert look(stuck, None, policy=allowed, **spared).actions == ()
     fresh = failed(replace(LEADER, serving=False, deleting=True, deleted_at=NOW - 1))
     assert look(fresh, None, contact=Contact.SILENT, ready=False, policy=allowed).actions == ()
+
+
+def given_up(*members: Member, reason: str = "GPUUnhealthy", ago: float = 5.0, **changes: Any) -> Group:
+    """Cut off and marked, and its evidence was read back."""
+    members = members or (replace(LEADER, serving=False),)
+    recorded = {"memberUIDs": [each.uid for each in members], "evidence": {"cause": reason, "message": "words"}}
+    marks = {"lifecycle": labels.FAILED, "failure_reason": reason, "failed_at": NOW - ago, "recorded": recorded}
+    return group(*members, **{**marks, **changes})
+
+
+BUSY = Answer("uid-0", 0, token_at=NOW - 500, in_flight=2, at=NOW - 1)
+
+
+@pytest.mark.parametrize("reason", ["GPUUnhealthy", "Requested"])
+def test_a_leader_that_still_answers_finishes_its_requests_before_its_pods_go(reason: str) -> None:
+    worker = replace(LEADER, name="llama-g0-1-1", uid="uid-1", index=1, serving=False)
+    lost = given_up(replace(LEADER, serving=False), worker, reason=reason)
+    for unsure in (BUSY, None, replace(BUSY, in_flight=0, at=NOW - 4), replace(BUSY, uid="another", in_flight=0)):
+        judgement = look(lost, unsure)
+        assert judgement.actions == (do.Drain(lost.members[0]),)
+        assert judgement.needs_answer
+        assert judgement.requeue_after == LONGEST_FAREWELL_SECONDS - 5
+    deletions = tuple(do.DeleteMember(member, 5) for member in lost.members)
+    assert look(lost, replace(BUSY, in_flight=0)).actions == deletions
+    crashed_between = replace(lost, members=(replace(lost.members[0], deleting=True), worker))
+    assert look(crashed_between, BUSY).actions == deletions[1:]
+
+
+def test_a_farewell_has_an_end() -> None:
+    over = given_up(ago=LONGEST_FAREWELL_SECONDS)
+    assert look(over, BUSY).actions == (do.DeleteMember(over.members[0], 5),)
+    short = replace(POLICY, drain_timeout=4)
+    assert look(given_up(), BUSY, policy=short).actions == (do.DeleteMember(over.members[0], 5),)
+
+
+def test_evidence_comes_before_the_farewell() -> None:
+    unread = given_up(recorded={"memberUIDs": ["uid-0"]})
+    assert look(unread, BUSY).actions == ()
+
+
+@pytest.mark.parametrize(
+    ("member", "answer", "reason", "facts"),
+    [
+        ({}, BUSY, "EngineFrozen", {}),
+        ({}, BUSY, "NodeSilent", {}),
+        ({}, BUSY, "MemberRestarted", {}),
+        ({}, replace(BUSY, misses=2), "Requested", {}),
+        ({}, BUSY, "Requested", {"contact": Contact.SILENT}),
+        ({}, BUSY, "GPUUnhealthy", {"gone": True}),
+        ({"down": True}, BUSY, "GPUUnhealthy", {}),
+        ({"restarts": 1}, BUSY, "GPUUnhealthy", {}),
+        ({"token_restarts": None}, None, "Requested", {}),
+        ({"phase": "Failed"}, BUSY, "GPUUnhealthy", {}),
+    ],
+)
+def test_nobody_waits_for_a_leader_that_cannot_finish(
+    member: dict[str, Any], answer: Answer | None, reason: str, facts: dict[str, Any]
+) -> None:
+    lost = given_up(replace(LEADER, serving=False, **member), reason=reason)
+    judgement = look(lost, answer, **facts)
+    assert judgement.actions == (do.DeleteMember(lost.members[0], 5),)
+    assert not judgement.needs_answer
 
 
 CRASHED = Termination(exit_code=137, reason="Error", finished_at=NOW - 1)
