@@ -167,6 +167,7 @@ class App:
             self._world,
             clock.now,
             lambda node: self._watch.why_avoided(node) or notices.of(node),
+            lambda node, at: self._watch.heard_since(node, at),
             NamespaceCaps(settings.namespace_groups, settings.namespace_gpus),
         )
         self._reconciler = Reconciler(

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from berth import labels
 from berth.api.gpupool import GPUPool
@@ -63,6 +63,8 @@ class Claim:
     why_not: str | None
     """Why nothing may be placed in the pool now, whatever is free."""
     make: Callable[[tuple[str, ...]], Object]
+    doubted: Mapping[str, float] = field(default_factory=dict)
+    """By node: when a member that it replaces vanished there without a word (Unix seconds)."""
     urgent: bool = False
     """It keeps whole what was there already: a replacement goes before growth."""
     waited: float = 0.0
@@ -88,7 +90,10 @@ class _Loan:
 
 
 class Arbiter:
-    """Serial per pool; `now` is monotonic seconds, `why_avoided` what speaks against placing anything on a node."""
+    """Serial per pool; `now` is monotonic seconds, `why_avoided` what speaks against placing anything on a node.
+
+    `heard_since` says whether a node gave a sign of life after a moment (Unix seconds).
+    """
 
     def __init__(
         self,
@@ -96,12 +101,14 @@ class Arbiter:
         world: World,
         now: Callable[[], float],
         why_avoided: Callable[[NodeView], str] = lambda _node: "",
+        heard_since: Callable[[str, float], bool] = lambda _node, _at: True,
         caps: NamespaceCaps | None = None,
     ) -> None:
         self._client = client
         self._world = world
         self._now = now
         self._why_avoided = why_avoided
+        self._heard_since = heard_since
         self._caps = caps or NamespaceCaps()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting: dict[str, dict[str, Claim]] = {}
@@ -224,8 +231,12 @@ class Arbiter:
         resource, pool = claim.demand.resource_name, claim.pool.metadata.name
         bound = self._bound(resource, nodes)
         used = usage_by_node(bound, self._reservations(resource))
-        exclude = {node.name: why for node in nodes if (why := self._why_avoided(node))}
         queue = sorted(waiting.values(), key=lambda each: (not each.urgent, self._since[each.name]))
+        doubted = [item for each in queue for item in each.doubted.items()]
+        exclude = {
+            name: "lost a pod and was not heard from since" for name, at in doubted if not self._heard_since(name, at)
+        }
+        exclude |= {node.name: why for node in nodes if (why := self._why_avoided(node))}
         requests = [
             Request(
                 other.name,

@@ -129,6 +129,10 @@ class NodeWatch:
                 return f"was faulty ({words}) and is avoided until {timestamp(self._clock() + left)}"
         return ""
 
+    def heard_since(self, name: str, at: float) -> bool:
+        """Whether a node has renewed its Lease since `at` (Unix seconds); True where nobody reads its Lease."""
+        return name not in self._leases.nodes or self._leases.quiet_for(name) < self._clock() - at
+
     # --- one look -----------------------------------------------------------------------------------------------------
 
     async def _list_leases(self) -> None:

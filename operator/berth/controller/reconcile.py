@@ -25,7 +25,7 @@ from berth.core import failover
 from berth.core import groups as group_life
 from berth.core.announce import Announcement, announcements
 from berth.core.conditions import ACCEPTED, PLACED, READY, STALLED, Condition, merge
-from berth.core.failures import IN_PLACE
+from berth.core.failures import IN_PLACE, vanished
 from berth.core.groups import State
 from berth.core.moves.decision import Move
 from berth.core.observed import Shortage, Snapshot
@@ -230,6 +230,7 @@ class Reconciler:
         reference = DeploymentRef.of(deployment)
         spread = deployment.spec.replica_groups.spread
         scheduler = deployment.spec.pod.scheduler_name
+        lost = [group for group in snapshot.groups if plan.judgements[group.name].state is State.FAILED]
         return Claim(
             key=key,
             owner_uid=deployment.metadata.uid,
@@ -239,9 +240,12 @@ class Reconciler:
             spread=SpreadGoal(
                 spread.topology_key, wanted.count, plan.needed, required=spread.when_unsatisfiable == "Require"
             ),
-            inherits_from=frozenset(
-                group.uid for group in snapshot.groups if plan.judgements[group.name].state is State.FAILED
-            ),
+            inherits_from=frozenset(group.uid for group in lost),
+            doubted={
+                member.node: group.failed_at or snapshot.now
+                for group in lost
+                if (member := vanished(group)) is not None and member.node
+            },
             why_not=self._pools.state(wanted.pool).why_not_usable,
             own_check=wanted.pool.spec.provisioning == "Static" and scheduler in (None, "default-scheduler"),
             make=lambda nodes: render_replica_group(

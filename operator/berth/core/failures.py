@@ -9,8 +9,8 @@ longer answers; and the last group that serves only when the control plane has g
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from berth.core.disruption import nodes_of
@@ -33,6 +33,7 @@ MAX_WORDS: Final = 1024
 LONGEST_SKEW: Final = 3600.0
 """A time that a node tells is believed at most so long before Berth noticed."""
 _HUNG_FOR: Final = re.compile(r" for ([0-9]{1,4}\.[0-9])s")
+_GONE: Final = re.compile(r"(?:member ([0-9]{1,4})|the leader) is gone")
 _XID: Final = re.compile(r"xid\D{0,3}([0-9]{1,3})", re.IGNORECASE)
 
 
@@ -98,9 +99,9 @@ def find_failure(group: Group, policy: GroupPolicy, now: float, around: Surround
     for member in group.members:
         if group.recorded_uids and member.uid not in group.recorded_uids:
             return Failure("MemberReplaced", f"pod {member.name} is not the one this group was made of")
-        failure = _member_lost(member, around)
+        failure = _member_lost(group, member, around)
         if failure is not None:
-            return replace(failure, member=first_to_fail(group)) if member.ended else failure
+            return failure
     if len(group.members) < group.wanted_members:
         missing = f"{group.wanted_members - len(group.members)} of {group.wanted_members} pods are gone"
         for reason, words in map(around.evicts, nodes_of(group)):
@@ -109,18 +110,21 @@ def find_failure(group: Group, policy: GroupPolicy, now: float, around: Surround
         return Failure("MemberMissing", missing, first_to_fail(group))
     for member in group.members:
         if member.ends and group.wanted_members > 1:
-            words = f"container of {member.name} ended: {describe(member)}"
-            return Failure("MemberRestarted", words, first_to_fail(group))
+            first = first_to_fail(group) or member
+            told = first if first.ends else member
+            return Failure("MemberRestarted", f"container of {told.name} ended: {describe(told)}", first)
         forgiven = group.accepted_restart
         if forgiven and member.ends > forgiven.restarts and now - forgiven.at < policy.recovery_window:
             return Failure("RestartedAgain", f"container of {member.name} ended again: {describe(member)}", member)
     return None
 
 
-def _member_lost(member: Member, around: Surroundings) -> Failure | None:
+def _member_lost(group: Group, member: Member, around: Surroundings) -> Failure | None:
     node = around.of(member)
     if member.ended:
-        return Failure("MemberFailed", f"pod {member.name} ended: {describe(member)}", member)
+        first = first_to_fail(group) or member
+        told = first if first.ended else member
+        return Failure("MemberFailed", f"pod {told.name} ended: {describe(told)}", first)
     if node.gone:
         return Failure("NodeDeleted", f"node {member.node} of pod {member.name} does not exist any more", member)
     if member.deleting:
@@ -238,16 +242,48 @@ def _occurred_at(failure: Failure, answer: Answer | None, now: float) -> float:
 
 
 def first_to_fail(group: Group) -> Member | None:
-    """The member to blame: one that ended or restarted (the earliest), else one that is being deleted."""
+    """The member to blame: the earliest that ended by itself, else the one that those which ended call gone.
+
+    Without any end it is one that is being deleted.
+    """
+    ended = _ended(group)
+    by_themselves = [member for member in ended if not _followed(member)]
+    if not by_themselves and (named := _named(group, ended)) is not None:
+        return named
+    if ended:
+        return min(by_themselves or ended, key=lambda member: (_ended_at(member), member.index))
+    return next((member for member in group.members if member.ended or member.deleting), None)
+
+
+def vanished(group: Group) -> Member | None:
+    """The member that others saw go while nobody tells of its end: its node may have gone with it."""
+    named = _named(group, _ended(group))
+    return named if named is not None and named.last_termination is None and not named.ended else None
+
+
+def _ended(group: Group) -> list[Member]:
+    """Members of which an end is known that was not forgiven."""
     forgiven = group.accepted_restart.restarts if group.accepted_restart else 0
-    ended = [
+    return [
         member
         for member in group.members
         if member.last_termination is not None and (member.ended or member.ends > forgiven)
     ]
-    if ended:
-        return min(ended, key=lambda member: (_ended_at(member), member.index))
-    return next((member for member in group.members if member.ended or member.deleting), None)
+
+
+def _followed(member: Member) -> bool:
+    """It ended because another member was gone: that is never where it began."""
+    return member.last_termination is not None and member.last_termination.exit_code == Exit.MEMBER_LOST
+
+
+def _named(group: Group, ended: Sequence[Member]) -> Member | None:
+    """Whom those that followed call gone, in the words of the launcher (`berth.engine.members`)."""
+    for member in filter(_followed, ended):
+        found = _GONE.search(member.last_termination.message) if member.last_termination else None
+        if found:
+            index = int(found.group(1) or 0)
+            return next((each for each in group.members if each.index == index and each is not member), None)
+    return None
 
 
 def _ended_at(member: Member) -> float:

@@ -49,6 +49,8 @@ class Room:
     nodes: int = 3
     now: float = 0.0
     groups: Store = field(default_factory=Store)
+    quiet: set[str] = field(default_factory=set)
+    """Nodes that give no sign of life any more."""
     others: dict[str, int] = field(default_factory=dict)
     """GPUs that pods of others take, by node."""
 
@@ -80,7 +82,12 @@ class Room:
 
     def restart(self) -> None:
         """Another process: whatever only the old one remembered is lost."""
-        self.arbiter = Arbiter(self, self._world, lambda: self.now)  # type: ignore[arg-type]
+        self.arbiter = Arbiter(
+            self,  # type: ignore[arg-type]
+            self._world,
+            lambda: self.now,
+            heard_since=lambda node, _at: node not in self.quiet,
+        )
 
     # --- what the arbiter needs of the API ----------------------------------------------------------------------------
     async def create(self, group: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +102,16 @@ class Room:
         return SimpleNamespace(items=[pod] if self.others.get(name) else [])
 
     # --- what tests do ------------------------------------------------------------------------------------------------
-    def ask(self, name: str, members: int, gpus: int, *, urgent: bool = False, waited: float = 0.0) -> Shortage | None:
+    def ask(
+        self,
+        name: str,
+        members: int,
+        gpus: int,
+        *,
+        urgent: bool = False,
+        waited: float = 0.0,
+        doubted: frozenset[str] = frozenset(),
+    ) -> Shortage | None:
         """One claim of deployment `name`; what it gets is called after it."""
         claim = Claim(
             key=deployment_key("ns", name),
@@ -110,6 +126,7 @@ class Room:
             make=lambda nodes: _replica_group(name, nodes, members, gpus),
             urgent=urgent,
             waited=waited,
+            doubted=dict.fromkeys(doubted, 1.0),
         )
         answer = asyncio.run(self.arbiter.reserve(claim))
         self.check()
@@ -278,3 +295,15 @@ def test_whoever_competes_in_the_end_everybody_was_served(
             room.end(name)
         room.now += 20
     pytest.fail(f"{waiting} were never served")
+
+
+def test_a_node_that_lost_a_member_without_a_word_gets_no_pod_before_it_was_heard_from() -> None:
+    room = Room(nodes=2)
+    room.quiet = {"n0", "n1"}
+    shortage = room.ask("lost", 2, GPUS, doubted=frozenset({"n1"}))
+    assert shortage is not None
+    assert "1 lost a pod and was not heard from since" in shortage.message
+    assert room.ask("other", 1, 1) is None, "what nobody doubts is used"
+    room.end("other")
+    room.quiet = set()
+    assert room.ask("lost", 2, GPUS, doubted=frozenset({"n1"})) is None

@@ -10,11 +10,12 @@ import pytest
 from berth import labels
 from berth.api.replicagroup import GroupAllocation
 from berth.core import actions as do
-from berth.core.failures import GroupPolicy, Surroundings
+from berth.core.failures import GroupPolicy, Surroundings, vanished
 from berth.core.groups import FORCE_AFTER_SECONDS, LONGEST_FAREWELL_SECONDS, Judgement, State, judge
 from berth.core.nodes import NodeView, Taint
 from berth.core.observed import AcceptedRestart, Answer, Contact, Group, Member, NodeFacts, Sickness, Termination
 from berth.core.timestamps import precise
+from berth.engine.contract import Exit
 
 NOW = 1_000_000.0
 POLICY = GroupPolicy(recovery_window=3600, drain_timeout=300)
@@ -301,6 +302,48 @@ def test_a_group_of_several_pods_is_lost_when_a_container_ends() -> None:
     assert judgement.reason == "MemberRestarted"
     assert judgement.evidence is not None
     assert judgement.evidence["member"] == 1
+
+
+SAYS_GONE = Termination(exit_code=Exit.MEMBER_LOST, message="MemberLost: member 1 is gone", finished_at=NOW - 1)
+SAYS_LEADER_GONE = replace(SAYS_GONE, message="MemberLost: the leader is gone")
+
+
+@pytest.mark.parametrize(
+    ("leader", "worker", "lost", "words"),
+    [
+        (SAYS_GONE, CRASHED, 1, "container of llama-g0-1-1 ended: Error, exit code 137"),
+        (SAYS_GONE, None, 1, "container of llama-g0-1-0 ended: ended, exit code 72, MemberLost: member 1 is gone"),
+        (CRASHED, SAYS_LEADER_GONE, 0, "container of llama-g0-1-0 ended: Error, exit code 137"),
+        (None, SAYS_LEADER_GONE, 0, "container of llama-g0-1-1 ended: ended, exit code 72, MemberLost: the leader"),
+        (SAYS_GONE, SAYS_LEADER_GONE, 1, "container of llama-g0-1-1 ended: ended, exit code 72"),
+        (CRASHED, replace(CRASHED, finished_at=NOW - 2), 1, "container of llama-g0-1-1 ended: Error"),
+    ],
+)
+def test_evidence_names_the_member_that_was_lost_and_not_those_that_followed_it(
+    leader: Termination | None, worker: Termination | None, lost: int, words: str
+) -> None:
+    members = [
+        replace(LEADER, last_termination=leader, down=leader is not None),
+        replace(
+            LEADER,
+            name="llama-g0-1-1",
+            uid="uid-1",
+            index=1,
+            node="n1",
+            serving=False,
+            last_termination=worker,
+            down=worker is not None,
+        ),
+    ]
+    subject = group(*members)
+    judgement = look(subject)
+    assert judgement.reason == "MemberRestarted"
+    assert judgement.message.startswith(words)
+    assert judgement.evidence is not None
+    assert (judgement.evidence["member"], judgement.evidence["node"]) == (lost, f"n{lost}")
+    told = members[lost].last_termination
+    assert judgement.evidence.get("exitCode") == (told.exit_code if told else None)
+    assert vanished(subject) == (members[lost] if told is None else None)
 
 
 def test_a_container_that_is_down_gets_no_requests_although_the_pod_still_says_ready() -> None:

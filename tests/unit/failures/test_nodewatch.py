@@ -142,6 +142,17 @@ async def test_a_node_that_falls_silent_wakes_its_deployment_twice_and_is_avoide
     assert watch.watch.why_avoided(NodeView("n0")) == ""
 
 
+async def test_a_node_is_heard_from_only_by_a_renewal_after_the_moment() -> None:
+    cluster = Cluster(2)
+    watch = Watch(cluster)
+    await watch.look(6)
+    cluster.renewing.discard("n0")
+    lost_at = watch.now + 1_000_000
+    assert not watch.watch.heard_since("n0", lost_at)
+    await watch.look(6)
+    assert [watch.watch.heard_since(name, lost_at) for name in ("n0", "n1", "no-lease")] == [False, True, True]
+
+
 async def test_lists_that_fail_make_nobody_silent() -> None:
     cluster = Cluster(3)
     watch = Watch(cluster)
