@@ -175,3 +175,35 @@ async def test_in_a_full_pool_the_group_of_a_dead_node_waits_and_the_others_serv
     healed(site)
     await eventually(lambda: serving(api, 3))
     await deleted(api, NAME)
+
+
+async def test_a_change_that_cannot_load_stalls_and_what_served_before_serves_on(
+    site: LocalCluster, api: Cluster
+) -> None:
+    recovery = {"maxFailures": 2, "initialBackoff": "1s", "maxBackoff": "1s"}
+    await api.create(deployment(replicaGroups={"recovery": recovery}))
+    await eventually(lambda: serving(api))
+    before = {pod["metadata"]["uid"] for pod in (await leaders(api)).values()}
+    too_large = {"env": [{"name": "BERTH_SIMULATED", "value": '{"weight_gib": 500}'}]}
+    async with traffic(f"{site.address(NAME)}:8001", 20) as replay:
+        await api.patch("llmdeployments", NAME, "default", {"spec": {"pod": too_large}})
+
+        async def stalled() -> bool:
+            status = (await api.get("llmdeployments", NAME, "default"))["status"]
+            found = next((each for each in status["conditions"] if each["type"] == "Stalled"), {})
+            assert (found.get("status"), found.get("reason")) == ("True", "FailureBudgetSpent"), found
+            return True
+
+        await eventually(stalled)
+    assert failed_since(replay, 0) == []
+    assert {pod["metadata"]["uid"] for pod in (await leaders(api)).values()} == before
+    lost = [each for each in await api.list("replicagroups", "default") if each["status"]["state"] == "Failed"]
+    assert len(lost) == 2
+    for group in lost:
+        evidence = group["status"]["evidence"]
+        assert (evidence["cause"], evidence["exitCode"]) == ("RestartedAgain", 71), evidence
+        assert "LoadFailed: out of memory: weights 500.0 GiB" in evidence["message"]
+    await api.patch("llmdeployments", NAME, "default", {"spec": {"pod": None}})
+    await eventually(lambda: serving(api))
+    assert {pod["metadata"]["uid"] for pod in (await leaders(api)).values()} == before, "a corrected spec starts afresh"
+    await deleted(api, NAME)
