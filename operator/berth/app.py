@@ -20,6 +20,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from berth.controller import nodewatch
 from berth.controller.arbiter import Arbiter
+from berth.controller.copies import Copies, key_of
 from berth.controller.engine_files import engine_files
 from berth.controller.execute import Executor
 from berth.controller.measuring import Measuring
@@ -36,7 +37,7 @@ from berth.kube.client import KubeClient
 from berth.kube.elector import Elector
 from berth.kube.errors import NotFound
 from berth.kube.events import EventRecorder
-from berth.kube.kinds import GPU_POOL, LLM_DEPLOYMENT, REPLICA_GROUP
+from berth.kube.kinds import GPU_POOL, LLM_DEPLOYMENT, REPLICA_GROUP, Object
 from berth.kube.limits import Limits
 from berth.kube.workqueue import WorkQueue
 from berth.labels import GROUP
@@ -93,6 +94,7 @@ class App:
         self._queue: WorkQueue[Key]
         self._reconciler: Reconciler
         self._world: World
+        self._copies = Copies(clock.now)
         self._settling: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
@@ -183,6 +185,7 @@ class App:
             self._time_of_day,
             settings.resync,
             self.metrics,
+            self._copies,
             standing,
         )
         self._recorder = recorder
@@ -208,7 +211,7 @@ class App:
                 self._wake(pool_key(pool["metadata"]["name"]))
             connection = partial(_connection, configuration)
             background.append(
-                asyncio.create_task(watch_deployments(self._wake, connection, self.settings.namespace), name="kopf")
+                asyncio.create_task(watch_deployments(self._told, connection, self.settings.namespace), name="kopf")
             )
             self.ready.set()
             await self._unless_stopped(asyncio.Event().wait(), background)
@@ -239,6 +242,14 @@ class App:
             main.cancel()
             stopped.cancel()
             await asyncio.gather(main, stopped, return_exceptions=True)
+
+    def _told(self, deployment: Object, *, gone: bool) -> None:
+        """A watch event: the echo of an own write wakes nobody."""
+        key = key_of(deployment)
+        if gone:
+            self._copies.drop(key)
+        if gone or self._copies.tell(deployment):
+            self._wake(key)
 
     def _wake(self, key: object) -> None:
         assert isinstance(key, Key)

@@ -1,4 +1,4 @@
-"""All there is of kopf: it watches what users write and wakes the key; it never writes.
+"""All there is of kopf: it watches what users write and tells it; it never writes.
 
 It runs in a thread with an event loop of its own: at its end it cancels every task that began after it did, which must
 not be ours. No finalizers, no annotations, no peering, no posting, no retries of its own: the queue does the work, the
@@ -11,12 +11,13 @@ import asyncio
 import random
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import kopf
 
 from berth import labels
-from berth.controller.world import Key, deployment_key
+from berth.kube.kinds import Object
 
 MAX_BACKOFF_SECONDS = 30.0
 CLOSING_SECONDS = 0.25
@@ -33,12 +34,22 @@ class Backoffs:
             delay = min(2 * delay, MAX_BACKOFF_SECONDS)
 
 
+class Tell(Protocol):
+    """Gets an LLMDeployment as a watch event shows it, not to be changed; `gone` if that is how it was last."""
+
+    def __call__(self, deployment: Object, *, gone: bool) -> object: ...
+
+
 async def watch_deployments(
-    wake: Callable[[Key], None], connection: Callable[[], Awaitable[kopf.ConnectionInfo]], namespace: str
+    tell: Tell, connection: Callable[[], Awaitable[kopf.ConnectionInfo]], namespace: str
 ) -> None:
-    """Wake the key of each LLMDeployment that changes (in all namespaces if `namespace` is empty), until cancelled."""
+    """Tell each LLMDeployment that changes (in all namespaces if `namespace` is empty), until cancelled."""
     loop = asyncio.get_running_loop()
-    registry = build_registry(lambda key: loop.call_soon_threadsafe(wake, key), connection)
+
+    def told(deployment: Object, *, gone: bool) -> None:
+        loop.call_soon_threadsafe(partial(tell, deployment, gone=gone))
+
+    registry = build_registry(told, connection)
     stop = threading.Event()
 
     async def watch() -> None:
@@ -56,10 +67,8 @@ async def watch_deployments(
         await running
 
 
-def build_registry(
-    wake: Callable[[Key], object], connection: Callable[[], Awaitable[kopf.ConnectionInfo]]
-) -> kopf.OperatorRegistry:
-    """Handlers that wake a deployment's key at each of its watch events."""
+def build_registry(tell: Tell, connection: Callable[[], Awaitable[kopf.ConnectionInfo]]) -> kopf.OperatorRegistry:
+    """Handlers that tell a deployment at each of its watch events."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -81,8 +90,7 @@ def build_registry(
         settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=labels.GROUP)
 
     @kopf.on.event(labels.GROUP, labels.VERSION, "llmdeployments", registry=registry)
-    async def changed(namespace: str | None, name: str | None, **_: Any) -> None:
-        if namespace and name:
-            wake(deployment_key(namespace, name))
+    async def changed(event: kopf.RawEvent, **_: Any) -> None:
+        tell(dict(event["object"]), gone=event["type"] == "DELETED")
 
     return registry

@@ -1,7 +1,8 @@
 """The first step of a pass: everything it will decide on, read once. No decision is made here.
 
-The LLMDeployment is read fresh. A member that is missing from the local copy is asked for by name before anybody may
-call it lost: a pod that lost its label leaves a label-selected watch just like one that was deleted.
+The LLMDeployment is read fresh, unless the server told it just now. A member that is missing from the local copy is
+asked for by name before anybody may call it lost: a pod that lost its label leaves a label-selected watch just like one
+that was deleted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import suppress
 from berth import labels
 from berth.api.llmdeployment import LLMDeployment, parse_llmdeployment
 from berth.controller import parse
+from berth.controller.copies import Copies
 from berth.controller.nodewatch import NodeWatch
 from berth.controller.world import Key, World
 from berth.core.disruption import nodes_of, overlapping_budgets
@@ -23,22 +25,38 @@ from berth.kube.client import KubeClient
 from berth.kube.errors import NotFound
 from berth.kube.kinds import LLM_DEPLOYMENT, PERSISTENT_VOLUME_CLAIM, POD, Object
 
+CLAIM_SECONDS = 60.0
+NO_CLAIM_SECONDS = 2.0
+"""How long a claim is taken to be there, or missing, as it was seen: deployments share one, passes come in rows."""
+MOST_CLAIMS = 10_000
+
 
 class Observer:
     """Makes snapshots. `clock` gives Unix seconds."""
 
-    def __init__(self, client: KubeClient, world: World, watch: NodeWatch, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, client: KubeClient, world: World, watch: NodeWatch, copies: Copies, clock: Callable[[], float]
+    ) -> None:
         self._client = client
+        self._copies = copies
+        self._claims: dict[tuple[str, str], tuple[bool, float]] = {}
+        """Whether a claim was there, and when that was seen."""
         self._world = world
         self._watch = watch
         self._clock = clock
 
     async def read(self, key: Key) -> Object | None:
         """The LLMDeployment as it is now; None if it is gone."""
+        known = self._copies.get(key)
+        if known is not None:
+            return known
         try:
-            return await self._client.get(LLM_DEPLOYMENT, key.namespace, key.name)
+            found = await self._client.get(LLM_DEPLOYMENT, key.namespace, key.name)
         except NotFound:
+            self._copies.drop(key)
             return None
+        self._copies.tell(found)
+        return found
 
     async def snapshot(self, raw: Object, answers: Mapping[str, Answer], shortages: Mapping[int, Shortage]) -> Snapshot:
         """Raises InvalidSpec if the stored object cannot be read by this release."""
@@ -124,10 +142,20 @@ class Observer:
 
     async def _missing_claims(self, deployment: LLMDeployment) -> frozenset[str]:
         sources = (variant.source.persistent_volume_claim for variant in deployment.spec.model.variants)
-        missing = set()
-        for claim in {source.claim_name for source in sources if source is not None}:
-            try:
-                await self._client.get(PERSISTENT_VOLUME_CLAIM, deployment.metadata.namespace, claim)
-            except NotFound:
-                missing.add(claim)
-        return frozenset(missing)
+        claims = {source.claim_name for source in sources if source is not None}
+        namespace = deployment.metadata.namespace
+        return frozenset([claim for claim in claims if not await self._claim_exists(namespace, claim)])
+
+    async def _claim_exists(self, namespace: str, name: str) -> bool:
+        found, at = self._claims.get((namespace, name), (False, float("-inf")))
+        if 0 <= self._clock() - at < (CLAIM_SECONDS if found else NO_CLAIM_SECONDS):
+            return found
+        try:
+            await self._client.get(PERSISTENT_VOLUME_CLAIM, namespace, name)
+            found = True
+        except NotFound:
+            found = False
+        if len(self._claims) > MOST_CLAIMS:
+            self._claims.clear()
+        self._claims[namespace, name] = found, self._clock()
+        return found

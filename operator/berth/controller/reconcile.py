@@ -12,6 +12,7 @@ from berth import labels, logs
 from berth.api.common import seconds
 from berth.api.llmdeployment import LLMDeployment
 from berth.controller.arbiter import Arbiter, Claim
+from berth.controller.copies import Copies
 from berth.controller.execute import Executor
 from berth.controller.measuring import Measuring
 from berth.controller.nodewatch import NodeWatch
@@ -98,9 +99,11 @@ class Reconciler:
         clock: Callable[[], float],
         resync_seconds: float,
         metrics: Metrics,
+        copies: Copies,
         standing: Standing | None = None,
     ) -> None:
         self._client = client
+        self._copies = copies
         self._statuses = StatusWriter(client)
         self._metrics = metrics
         self._world = world
@@ -112,7 +115,7 @@ class Reconciler:
         self._defaults = defaults
         self._resync = resync_seconds
         self._standing = standing or Standing()
-        self._observer = Observer(client, world, watch, clock)
+        self._observer = Observer(client, world, watch, copies, clock)
         self._pools = PoolReconciler(client, world, arbiter, watch, clock)
         self._planner = Planner(arbiter, self._pools.state)
         self._clock = clock
@@ -142,6 +145,7 @@ class Reconciler:
         try:
             return await self._pass(key, snapshot, memory)
         except BerthError:
+            self._copies.drop(key)
             raise
         except Exception as error:
             await self._confess(raw, error)
@@ -345,7 +349,7 @@ class Reconciler:
             "status": status,
         }
         try:
-            await self._statuses.write(body)
+            self._copies.wrote(raw, await self._statuses.write(body))
         except NotFound:
             _log.debug("%s is gone", metadata["name"])
 

@@ -32,14 +32,13 @@ class StatusWriter:
         """What of `status` is written for objects of this kind."""
         return {name: value for name, value in status.items() if name not in self._undeclared[kind]}
 
-    async def write(self, body: Object) -> None:
-        """Apply `body["status"]`; raises what the client raises for any other reason."""
+    async def write(self, body: Object) -> Object:
+        """Apply `body["status"]`, give the answer; raises what the client raises for any other reason."""
         kind = body["kind"]
         while True:
             status = self.takes(kind, body["status"])
             try:
-                await self._client.apply({**body, "status": status}, labels.MANAGER_STATUS, subresource="status")
-                return
+                return await self._client.apply({**body, "status": status}, labels.MANAGER_STATUS, subresource="status")
             except Rejected as error:
                 found = _UNDECLARED.search(str(error))
                 if found is None or found[1] not in status:
