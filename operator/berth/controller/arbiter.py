@@ -119,6 +119,7 @@ class Arbiter:
         self._foreign: dict[str, _Foreign] = {}
         self._views = Memo(node_view)
         self._usages = Memo(pod_usage)
+        self._requests = Memo(lambda pod, resource_name: pod_request(pod["spec"], resource_name))
         self._granted: dict[str, Object] = {}
         """ReplicaGroups just created, by UID, until the local copy has them."""
         self._asked: dict[str, Usage] = {}
@@ -304,8 +305,10 @@ class Arbiter:
     def _bound(self, resource_name: str, nodes: Iterable[NodeView]) -> list[PodUsage]:
         names = {node.name for node in nodes}
         foreign = [pod for name in names if name in self._foreign for pod in self._foreign[name].pods]
-        self._usages.keep({pod["metadata"]["uid"] for pod in self._world.pods.store.all()})
-        own = (self._usages.get(pod, resource_name) for pod in self._world.pods.store.all())
+        pods = self._world.pods.store.all()
+        for memo in (self._usages, self._requests):
+            memo.keep(pods)
+        own = (self._usages.get(pod, resource_name) for pod in pods)
         return [pod for pod in own if pod is not None] + foreign
 
     def _standing(self, claim: Claim, nodes: Sequence[NodeView]) -> dict[str, int]:
@@ -352,7 +355,7 @@ class Arbiter:
         metadata, spec = group["metadata"], group["spec"]
         pod = self._world.pods.store.get(metadata["namespace"], pod_name(metadata["name"], 0))
         if pod is not None:
-            return pod_request(pod["spec"], resource_name)
+            return self._requests.get(pod, resource_name)
         return self._asked.get(metadata["uid"], Usage(gpus=_gpus(group) // spec["members"]))
 
     async def _create(self, claim: Claim, nodes: tuple[str, ...]) -> None:

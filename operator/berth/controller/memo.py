@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from berth.kube.kinds import Object
@@ -26,7 +26,8 @@ class Memo(Generic[T]):
             self._known[key] = known
         return known[1]
 
-    def keep(self, uids: set[str]) -> None:
-        """Forget objects that are gone."""
-        if len(self._known) > 2 * len(uids) + 64:
+    def keep(self, objects: Sequence[Object]) -> None:
+        """Forget all others, once they are many."""
+        if len(self._known) > 2 * len(objects) + 64:
+            uids = {obj["metadata"]["uid"] for obj in objects}
             self._known = {key: known for key, known in self._known.items() if key[0] in uids}

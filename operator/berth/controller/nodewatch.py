@@ -227,7 +227,7 @@ class NodeWatch:
             except ValueError as error:
                 _log.warning("%s", error)
         self._sick.see(reported, now)
-        self._uses.keep({pod["metadata"]["uid"] for pods in carrying.values() for pod in pods})
+        self._uses.keep([pod for pods in carrying.values() for pod in pods])
         lasting = {uid: words for uid, words in reported.items() if self._sick.lasts(uid, now)}
         hold = self._limits.gpu_fault_hold
         return {uid: Sickness(words, self._first_seen(uid, hold)) for uid, words in lasting.items()}

@@ -26,7 +26,6 @@ from berth.core.placement.decide import Decision, decide, kept
 from berth.core.placement.evaluate import Memory
 from berth.core.placement.question import question
 from berth.core.placement.supply import Supply, supply_of
-from berth.core.pools import PoolState
 from berth.core.requests import Request
 from berth.core.steering.steer import steer
 from berth.core.steering.told import Kept, pace_of, situation_of, steered
@@ -43,9 +42,9 @@ _RECENT_SECONDS: Final = 7200.0
 class Planner:
     """Decisions for placement.mode Auto. `state_of` tells how a pool stands."""
 
-    def __init__(self, arbiter: Arbiter, state_of: Callable[[GPUPool], PoolState]) -> None:
+    def __init__(self, arbiter: Arbiter, why_not_usable: Callable[[GPUPool], str | None]) -> None:
         self._arbiter = arbiter
-        self._state_of = state_of
+        self._why_not_usable = why_not_usable
         self._memory = Memory()
         self._one_at_a_time = asyncio.Lock()
         self._kept: dict[_Name, Kept] = {}
@@ -150,7 +149,7 @@ class Planner:
             await self._arbiter.refresh(resource, nodes)
         used = self._arbiter.used(resource, nodes, without=frozenset(group.uid for group in snapshot.groups))
         namespace = snapshot.deployment.metadata.namespace
-        return supply_of(pool, namespace, nodes, used, self._state_of(pool).why_not_usable)
+        return supply_of(pool, namespace, nodes, used, self._why_not_usable(pool))
 
 
 def _name(snapshot: Snapshot) -> _Name:

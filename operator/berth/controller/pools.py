@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from berth import labels
@@ -61,8 +61,15 @@ class PoolReconciler:
         """The pool as of now, from the local copies."""
         everything = self._arbiter.all_nodes(pool.spec.resource_name)
         used = self._arbiter.used(pool.spec.resource_name, nodes_of(pool, everything))
-        everybody = readable_pools({raw["metadata"]["name"]: raw for raw in self._world.pools.store.all()})
-        return pool_status(pool, everybody.values(), everything, used)
+        return pool_status(pool, self._everybody(), everything, used)
+
+    def why_not_usable(self, pool: GPUPool) -> str | None:
+        """Why nothing may be planned in the pool; what is taken has no part in that."""
+        everything = self._arbiter.all_nodes(pool.spec.resource_name)
+        return pool_status(pool, self._everybody(), everything, {}).why_not_usable
+
+    def _everybody(self) -> Collection[GPUPool]:
+        return readable_pools({raw["metadata"]["name"]: raw for raw in self._world.pools.store.all()}).values()
 
     async def _write(self, raw: Object, status: Object) -> None:
         if status == (raw.get("status") or {}):

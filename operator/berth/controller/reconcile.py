@@ -117,7 +117,7 @@ class Reconciler:
         self._standing = standing or Standing()
         self._observer = Observer(client, world, watch, copies, clock)
         self._pools = PoolReconciler(client, world, arbiter, watch, clock)
-        self._planner = Planner(arbiter, self._pools.state)
+        self._planner = Planner(arbiter, self._pools.why_not_usable)
         self._clock = clock
         self._memories: dict[Key, _Memory] = {}
         self._unplaced: set[Key] = set()
@@ -250,7 +250,7 @@ class Reconciler:
                 for group in lost
                 if (member := vanished(group)) is not None and member.node
             },
-            why_not=self._pools.state(wanted.pool).why_not_usable,
+            why_not=self._pools.why_not_usable(wanted.pool),
             own_check=wanted.pool.spec.provisioning == "Static" and scheduler in (None, "default-scheduler"),
             make=lambda nodes: render_replica_group(
                 wanted.template,
