@@ -33,6 +33,7 @@ from berth.core.observed import Shortage, Snapshot
 from berth.core.placement.current import Current
 from berth.core.placement.decide import Decision
 from berth.core.plan import Plan, make_plan
+from berth.core.progress import PROGRESS_SECONDS, only_progress
 from berth.core.render import DeploymentRef, demand, render_replica_group
 from berth.core.requests import Reply, Wish, pending, reply_to_move
 from berth.core.spread import SpreadGoal
@@ -67,6 +68,8 @@ class _Memory:
     """What came of the last attempts, by slot."""
     refusals: dict[int, tuple[int, float]] = field(default_factory=dict)
     """How often in a row the API server refused a group of this slot, and when last (Unix seconds)."""
+    status_at: float = float("-inf")
+    """When the status was written last (Unix seconds)."""
 
     def learn(self, outcome: Outcome, now: float) -> None:
         """Remember the shortages; a slot that was refused waits longer each time."""
@@ -172,10 +175,10 @@ class Reconciler:
         self._arbiter.forget(key, frozenset(outcome.shortages))
         (self._unplaced.add if plan.wanted is None else self._unplaced.discard)(key)
         self._ask(key, snapshot, plan)
-        await self._write_status(key, snapshot, plan, outcome, now)
+        untold = await self._write_status(key, snapshot, plan, outcome, now, memory)
         if outcome.refusals:
             raise Transient(f"{key}: {outcome.refusals[0]}")
-        return self._next(plan, outcome, snapshot.shortages)
+        return min(untold, self._next(plan, outcome, snapshot.shortages))
 
     async def _wish(self, snapshot: Snapshot, decision: Decision | None) -> Wish:
         """What a person asks for now, else what measurements do, as far as that is known before the plan."""
@@ -271,8 +274,9 @@ class Reconciler:
         self._measuring.follow(key, snapshot, plan)
 
     async def _write_status(
-        self, key: Key, snapshot: Snapshot, plan: Plan, outcome: Outcome, now: Current | None
-    ) -> None:
+        self, key: Key, snapshot: Snapshot, plan: Plan, outcome: Outcome, now: Current | None, memory: _Memory
+    ) -> float:
+        """Returns the seconds after which it has to be looked at again, because something was left untold."""
         report = self._measuring.report(key, snapshot, plan)
         status = build_status(snapshot, plan, outcome, report, now.predicted if now else None)
         if self._measuring.live.service:
@@ -280,14 +284,21 @@ class Reconciler:
         metadata = snapshot.deployment.metadata
         self._standing.tell(metadata.namespace, metadata.name, snapshot.deployment, status)
         stored = snapshot.raw.get("status") or {}
-        if self._statuses.takes("LLMDeployment", status) == stored:
-            return
+        takes = self._statuses.takes("LLMDeployment", status)
+        if takes == stored:
+            return float("inf")
+        judged = [(group, plan.judgements[group.name]) for group in snapshot.groups]
+        told = announcements(stored, status, judged)
+        since = self._clock() - memory.status_at
+        if not told and 0 <= since < PROGRESS_SECONDS and only_progress(stored, takes):
+            return PROGRESS_SECONDS - since
         await self._apply_status(dict(snapshot.raw), status)
+        memory.status_at = self._clock()
         if plan.move_step is not None and plan.move_step.ended is not None:
             self._metrics.move_ended(plan.move_step.ended.course.cause, plan.move_step.ended.result)
-        judged = [(group, plan.judgements[group.name]) for group in snapshot.groups]
-        for news in announcements(stored, status, judged):
+        for news in told:
             self._announce(snapshot.raw, news)
+        return float("inf")
 
     def _announce(self, raw: Mapping[str, Any], news: Announcement) -> None:
         """In Events of the deployment and of the group, and in the log: people should not read two stories."""

@@ -2,7 +2,8 @@
 
 Waking a key that waits is free (many events, one pass). Waking a key that is being worked on gives it one more pass
 afterwards, so no change is missed. Keys take turns in the order of their waking: a busy key goes to the end of the
-line. Each key has at most one timer, the earliest wish wins.
+line. Each key has at most one timer, the earliest wish wins. A pass that begins answers it: it says when the next is
+due.
 
 What a pass returns or raises decides when it comes back:
 
@@ -129,6 +130,8 @@ class WorkQueue(Generic[K]):
             await self._wake.acquire()
             key, woken = self._ready.popitem(last=False)
             self._active[key] = started = time.monotonic()
+            if timer := self._timers.pop(key, None):
+                timer.cancel()
             self._metrics.queue_depth(len(self._ready))
             self._metrics.queue_wait(started - woken)
             try:

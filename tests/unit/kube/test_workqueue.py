@@ -144,6 +144,18 @@ async def test_keys_take_turns_in_the_order_of_waking() -> None:
         assert passes.started == ["busy", "b", "c", "busy"]
 
 
+async def test_a_pass_answers_the_timer_that_waited() -> None:
+    passes = Passes(0.5, None)
+    async with running(passes) as queue:
+        queue.add("a")
+        await passes.reach(1)
+        queue.add("a")
+        await passes.reach(2)
+        queue.add_after("b", 0.6)
+        await passes.reach(3)
+    assert passes.started == ["a", "a", "b"], "the second pass of a asked for no third"
+
+
 async def test_the_earliest_timer_of_a_key_wins() -> None:
     passes = Passes()
     async with running(passes) as queue:
