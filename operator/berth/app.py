@@ -26,6 +26,7 @@ from berth.controller.execute import Executor
 from berth.controller.measuring import Measuring
 from berth.controller.nodewatch import NodeWatch
 from berth.controller.reconcile import Reconciler
+from berth.controller.shard import Shard
 from berth.controller.world import Key, World, pool_key
 from berth.core.budgets import NamespaceCaps
 from berth.core.disruption import Notices
@@ -95,6 +96,7 @@ class App:
         self._reconciler: Reconciler
         self._world: World
         self._copies = Copies(clock.now)
+        self._shard = Shard(settings.shard_selector)
         self._settling: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
@@ -186,6 +188,7 @@ class App:
             settings.resync,
             self.metrics,
             self._copies,
+            self._shard,
             standing,
         )
         self._recorder = recorder
@@ -246,16 +249,18 @@ class App:
     def _told(self, deployment: Object, *, gone: bool) -> None:
         """A watch event: the echo of an own write wakes nobody."""
         key = key_of(deployment)
+        ours = self._shard.told(key, deployment, gone=gone)
         if gone:
             self._copies.drop(key)
-        if gone or self._copies.tell(deployment):
-            self._wake(key)
+        news = gone or self._copies.tell(deployment)
+        if ours and news:
+            self._queue.add(key)
 
     def _wake(self, key: object) -> None:
         assert isinstance(key, Key)
         if key.kind == "GPUPool":
             self._queue.add_after(key, POOL_STATUS_SECONDS)
-        else:
+        elif not self._shard.ignores(key):
             self._queue.add(key)
 
     def _capacity_changed(self) -> None:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from berth.core.disruption import NOTICE_CONDITIONS, NOTICE_TAINTS
 from berth.core.faults import DEFAULT_CONDITIONS, DEFAULT_TAINTS, FaultRules
+from berth.core.selectors import Selector
 from berth.errors import BerthError
 
 PREFIX: Final = "BERTH_"
@@ -37,6 +38,7 @@ class Settings:
     """What a controller needs to know to be embedded; all times in seconds."""
 
     namespace: str = _setting("", "Namespace whose LLMDeployments are served; empty = all.")
+    shard: str = _setting("", "Label selector of the LLMDeployments and GPUPools to work on; empty = all of them.")
     kubeconfig: str = _setting("", "Path of a kubeconfig for development; empty = the pod's service account.")
     context: str = _setting("", "Context of that kubeconfig; empty = its current one.")
 
@@ -132,6 +134,11 @@ class Settings:
         """Which node conditions and taints are GPU faults. Raises ValueError for an entry that cannot be read."""
         return FaultRules.parse(self.gpu_fault_conditions, self.gpu_fault_taints)
 
+    @property
+    def shard_selector(self) -> Selector:
+        """What this installation works on. Raises ValueError for a selector that cannot be read."""
+        return Selector.parse(self.shard)
+
     def _contradictions(self) -> list[str]:
         found = []
         if not self.lease_retry < self.lease_renew_deadline < self.lease_duration:
@@ -145,6 +152,10 @@ class Settings:
             _ = self.fault_rules
         except ValueError as error:
             found.append(f"{variable('gpu_fault_conditions')}: {error}")
+        try:
+            _ = self.shard_selector
+        except ValueError as error:
+            found.append(f"{variable('shard')}: {error}")
         if self.context and not self.kubeconfig:
             found.append(f"{variable('context')} needs {variable('kubeconfig')}")
         if self.prometheus and not _is_http_url(self.prometheus):

@@ -9,6 +9,7 @@ from berth import labels
 from berth.api.gpupool import GPUPool, parse_gpupool
 from berth.controller.arbiter import Arbiter
 from berth.controller.nodewatch import NodeWatch
+from berth.controller.shard import Shard
 from berth.controller.statuses import StatusWriter
 from berth.controller.world import Key, World
 from berth.core.conditions import Condition, frozen_condition, merge
@@ -27,18 +28,25 @@ class PoolReconciler:
     """Passes over pools; `clock` gives Unix seconds."""
 
     def __init__(
-        self, client: KubeClient, world: World, arbiter: Arbiter, watch: NodeWatch, clock: Callable[[], float]
+        self,
+        client: KubeClient,
+        world: World,
+        arbiter: Arbiter,
+        watch: NodeWatch,
+        shard: Shard,
+        clock: Callable[[], float],
     ) -> None:
         self._statuses = StatusWriter(client)
         self._watch = watch
         self._world = world
         self._arbiter = arbiter
+        self._shard = shard
         self._clock = clock
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring the pool's status up to date; returns when to look again, in seconds."""
         raw = self._world.pools.store.get(None, key.name)
-        if raw is None:
+        if raw is None or not self._shard.takes(raw):
             return None
         stored = raw.get("status") or {}
         generation = int(raw["metadata"].get("generation", 1))

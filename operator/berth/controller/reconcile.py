@@ -19,6 +19,7 @@ from berth.controller.nodewatch import NodeWatch
 from berth.controller.observe import Observer
 from berth.controller.planner import Planner
 from berth.controller.pools import PoolReconciler
+from berth.controller.shard import Shard
 from berth.controller.statuses import StatusWriter
 from berth.controller.world import Key, World
 from berth.core import actions as do
@@ -103,10 +104,12 @@ class Reconciler:
         resync_seconds: float,
         metrics: Metrics,
         copies: Copies,
+        shard: Shard,
         standing: Standing | None = None,
     ) -> None:
         self._client = client
         self._copies = copies
+        self._shard = shard
         self._statuses = StatusWriter(client)
         self._metrics = metrics
         self._world = world
@@ -119,7 +122,7 @@ class Reconciler:
         self._resync = resync_seconds
         self._standing = standing or Standing()
         self._observer = Observer(client, world, watch, copies, clock)
-        self._pools = PoolReconciler(client, world, arbiter, watch, clock)
+        self._pools = PoolReconciler(client, world, arbiter, watch, shard, clock)
         self._planner = Planner(arbiter, self._pools.why_not_usable)
         self._clock = clock
         self._memories: dict[Key, _Memory] = {}
@@ -135,7 +138,7 @@ class Reconciler:
 
     async def _reconcile_deployment(self, key: Key) -> float | None:
         raw = await self._observer.read(key)
-        if raw is None:
+        if raw is None or not self._shard.takes(raw):
             self._forget(key)
             return None
         memory = self._memories.setdefault(key, _Memory())

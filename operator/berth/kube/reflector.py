@@ -23,12 +23,14 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 
 from berth.errors import BerthError, Transient
 from berth.kube import clock
 from berth.kube.client import KubeClient
 from berth.kube.errors import Expired
 from berth.kube.kinds import Kind, Object
+from berth.kube.sharing import shared
 from berth.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -46,6 +48,10 @@ def trim(obj: Object) -> Object:
     """The default transform: without managedFields, which nobody reads here and which are often half of an object."""
     obj["metadata"].pop("managedFields", None)
     return obj
+
+
+def _kept(transform: Callable[[Object], Object], obj: Object) -> Object:
+    return shared(transform(obj))
 
 
 class Store:
@@ -120,7 +126,7 @@ class Reflector:
         self._label_selector = label_selector
         self._field_selector = field_selector
         self._on_change = on_change
-        self._transform = transform
+        self._transform = partial(_kept, transform)
         self._watch_seconds = watch_seconds
         self._relist_seconds = relist_seconds
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
