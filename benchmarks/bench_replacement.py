@@ -36,7 +36,6 @@ from kubernetes.aio.client import ApiClient
 
 from benchmarks.bench_failover import NAMESPACE, Bench
 from berth import labels
-from berth.engine import contract
 from berth.kube import auth
 from berth.kube.client import KubeClient
 from berth.kube.kinds import GPU_POOL, LLM_DEPLOYMENT, Object
@@ -44,6 +43,7 @@ from berth.local import cluster, control
 from berth.local.config import Config, PoolOption
 from berth.local.demo.client import Outcome, Replay
 from berth.local.demo.trace import Request
+from berth.local.faults import switch
 
 RATE: Final = 8
 SLOW: Final = 8.0
@@ -108,9 +108,7 @@ class Moving(Bench):
                 except StopIteration:
                     continue
         for folder in folders:
-            new = folder / "faults.new"
-            new.write_text(json.dumps({"slow": factor}))
-            new.rename(folder / contract.DEFAULT_FAULT_FILE)
+            switch(folder, {"slow": factor})
         return bool(folders)
 
     async def begin(self, name: str, **spec: Any) -> str:
@@ -382,17 +380,17 @@ def main() -> None:
     arguments = parser.parse_args()
     wanted = arguments.scenario or list(SCENARIOS)
     results: list[Result] = []
-    os.environ |= {"BERTH_METRICS_INTERVAL": "0.5", "BERTH_METRICS_WARM_UP": "0", "BERTH_RESYNC": "5"}
+    settings = {"BERTH_METRICS_INTERVAL": "0.5", "BERTH_METRICS_WARM_UP": "0", "BERTH_RESYNC": "5"}
     report = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
     for hour, names in (("20", [each for each in wanted if each != "price falls"]), ("10", ["price falls"])):
         names = [each for each in names if each in wanted]
         if not names:
             continue
-        os.environ["BERTH_DECISION_HOUR"] = hour
         with tempfile.TemporaryDirectory(prefix="berth-bench-") as state:
             os.environ["XDG_STATE_HOME"] = state
             pools = PoolOption("H100-SXM-80", 1, 2), PoolOption("A100-SXM-40", 1, 2)
-            with cluster.up(Config("bench-moves", pools=pools), report, report) as started:
+            config = Config("bench-moves", pools=pools, settings={**settings, "BERTH_DECISION_HOUR": hour})
+            with cluster.up(config, report, report) as started:
                 results += asyncio.run(run(started.folder, names, arguments.json))
     print(
         "seconds; GPU minutes beyond those of the placement in force; attainment in the worst five seconds of the move"

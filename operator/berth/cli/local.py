@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import time
@@ -231,7 +230,7 @@ def logs(name: str, pod: str, namespace: str, container: str | None, previous: b
 @click.option("--slow", type=click.FloatRange(min=1), metavar="FACTOR", help="Every step takes so many times longer.")
 def fault(name: str, pod: str, namespace: str, hang: bool, crash: bool, errors: bool, slow: float | None) -> None:
     """Make the simulated engine of a pod fail; without options all faults end."""
-    from berth.engine import contract
+    from berth.local.faults import switch
 
     switches = {"hang": hang, "crash": crash, "errors": errors, "slow": slow}
     found = [
@@ -243,9 +242,7 @@ def fault(name: str, pod: str, namespace: str, hang: bool, crash: bool, errors: 
     folders = list(Path(found[0]["memory"]).glob("run-*")) if found else []
     if not folders:
         raise click.ClickException(f"no pod {pod} with a launcher runs in namespace {namespace}: berth local status")
-    new = folders[0] / "faults.new"
-    new.write_text(json.dumps({fault: value for fault, value in switches.items() if value}))
-    new.rename(folders[0] / contract.DEFAULT_FAULT_FILE)
+    switch(folders[0], switches)
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------

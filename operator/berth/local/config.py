@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
@@ -60,13 +61,17 @@ DEFAULT_POOLS: Final = (PoolOption("H100-SXM-80", 2, 8), PoolOption("A100-SXM-40
 
 @dataclass(frozen=True)
 class Config:
-    """One cluster. `simulated` are pools of nodes that kwok plays: real objects, no processes."""
+    """One cluster. `simulated` are pools of nodes that kwok plays: real objects, no processes.
+
+    `settings` of the operator are BERTH_* variables, beside those of the process that starts the cluster.
+    """
 
     name: str
     pools: tuple[PoolOption, ...] = DEFAULT_POOLS
     simulated: tuple[PoolOption, ...] = ()
     storage: str | None = None
     operator: bool = True
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raises InvalidOption."""

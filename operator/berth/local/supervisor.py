@@ -208,6 +208,7 @@ class Supervisor:
             return
         environment = {
             **os.environ,
+            **self.config.settings,
             "BERTH_KUBECONFIG": str(self._control_plane.kubeconfig),
             "BERTH_LEASE_NAMESPACE": "kube-system",
             "BERTH_LISTEN": f"{self._network.control}:{OPERATOR_PORT}",

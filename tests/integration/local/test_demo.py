@@ -21,7 +21,7 @@ def command(cluster: LocalCluster, *arguments: str) -> list[str]:
 
 def test_a_model_is_placed_served_hit_and_healed_and_the_cluster_stays_if_wanted(state: Path) -> None:
     cluster = LocalCluster("demo", state)
-    argv = command(cluster, "--keep", "--seconds", "24")
+    argv = command(cluster, "--keep", "--seconds", "24", "--no-move")
     try:
         done = subprocess.run(argv, env=cluster.environment, capture_output=True, text=True, timeout=240)
         assert (done.returncode, done.stderr) == (0, ""), f"{done}{cluster.logs()}"
@@ -32,8 +32,8 @@ def test_a_model_is_placed_served_hit_and_healed_and_the_cluster_stays_if_wanted
     gone(cluster, network_of(status))
     story_line = (
         "control plane: Kubernetes",
-        "nodes: 4 with 32 GPUs",
-        r"pools: a100-40 \(A100-SXM-40\), h100 \(H100-SXM-80\)",
+        "nodes: 5 with 40 GPUs",
+        r"pools: a100-40 \(A100-SXM-40\), h100 \(H100-SXM-80\), h200 \(H200-SXM-141\)",
         "applied manifests/samples/llama-70b.yaml",
         r"placed: \S+ \S+ tp\d+, \d groups on \d+ GPUs, [\d.]+ \$/h: cheapest",
         "next best: ",
@@ -57,7 +57,7 @@ def test_an_interrupted_demonstration_leaves_nothing(state: Path) -> None:
     cluster = LocalCluster("interrupted", state)
     with subprocess.Popen(command(cluster), env=cluster.environment, stdout=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None
-        assert any("replaying 694 requests" in line for line in iter(demo.stdout.readline, "")), cluster.logs()
+        assert any("requests of the" in line for line in iter(demo.stdout.readline, "")), cluster.logs()
         network = network_of(cluster.status())
         demo.send_signal(signal.SIGINT)
         demo.wait(60)

@@ -15,10 +15,11 @@ from berth import labels
 from berth.errors import BerthError
 from berth.kube import auth
 from berth.kube.client import KubeClient
-from berth.kube.kinds import LLM_DEPLOYMENT, POD, REPLICA_GROUP, Kind, Object
+from berth.kube.kinds import GPU_POOL, LLM_DEPLOYMENT, POD, REPLICA_GROUP, Kind, Object
 from berth.kube.reflector import Reflector
 from berth.local import control
 from berth.local.demo.client import Replay
+from berth.local.faults import switch
 from berth.local.screen import Screen
 
 NAMESPACE: Final = "default"
@@ -49,6 +50,12 @@ class Stage:
         found = [each for each in self._deployments.store.all() if each["metadata"]["name"] == self.deployment_name]
         status: Object = found[0].get("status", {}) if found else {}
         return status
+
+    @property
+    def moves(self) -> Object:
+        """Of the deployment; empty before the first."""
+        moves: Object = self.status.get("moves") or {}
+        return moves
 
     @property
     def states(self) -> dict[str, str]:
@@ -102,15 +109,26 @@ class Stage:
 
     # --- what people do to it -----------------------------------------------------------------------------------------
 
+    async def price(self, pool: str, per_gpu_hour: str) -> None:
+        await self._client.merge_patch(GPU_POOL, None, pool, {"spec": {"pricePerGPUHour": per_gpu_hour}})
+
+    def slow_down(self, pool: str, factor: float) -> None:
+        """Every step of the engines that run on the pool takes so many times longer from now on."""
+        pods = {each["name"]: each for node in self.cluster()["nodes"] for each in node["pods"]}
+        for pod in self._leaders.store.all():
+            if pod["metadata"]["labels"][labels.POOL] == pool:
+                for folder in Path(pods[pod["metadata"]["name"]]["memory"]).glob("run-*"):
+                    switch(folder, {"slow": factor})
+
     async def apply(self) -> None:
         self._manifest["metadata"]["namespace"] = NAMESPACE
         await self._client.apply(self._manifest, "berth-demo")
 
     @asynccontextmanager
-    async def load(self, replay: Replay) -> AsyncIterator[None]:
-        """Replays while the block runs and until all is answered, and shows how far it is."""
+    async def load(self, replay: Replay, seconds: float) -> AsyncIterator[None]:
+        """Replays while the block runs and until all is answered, and shows how far it is, of about so many seconds."""
         running = asyncio.create_task(replay.run())
-        drawing = asyncio.create_task(self._draw(replay))
+        drawing = asyncio.create_task(self._draw(replay, seconds))
         try:
             yield
             await running
@@ -119,7 +137,7 @@ class Stage:
             drawing.cancel()
             await asyncio.gather(running, drawing, return_exceptions=True)
 
-    async def _draw(self, replay: Replay) -> None:
+    async def _draw(self, replay: Replay, seconds: float) -> None:
         past = collections.deque([(0.0, 0)], maxlen=RATE_SECONDS)
         while True:
             await asyncio.sleep(1)
@@ -128,7 +146,7 @@ class Stage:
             rate = (replay.tokens - tokens) / (now - since)
             past.append((now, replay.tokens))
             done = f"{len(replay.outcomes)} answered, {replay.in_flight} in flight, {rate:.0f} tokens/s"
-            self.screen.bar(now / replay.requests[-1].at, done)
+            self.screen.bar(now / seconds, done)
 
     # --- plumbing -----------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,13 @@ class Request:
     at: float
     input_tokens: int
     output_tokens: int
+
+
+def endless(until: float) -> list[Request]:
+    """The slice again and again, for so many seconds."""
+    once = requests()
+    rounds = int(until / LENGTH) + 1
+    return [replace(each, at=each.at + number * LENGTH) for number in range(rounds) for each in once]
 
 
 def requests() -> list[Request]:
