@@ -5,7 +5,7 @@
 Each scenario is a deployment of its own on two pools of one node, with clients that send eight requests a second over
 eight kept gRPC connections through the Service from before the move until after it:
 
-    pool slows down  every step on the pool takes eight times as long: the deployment moves
+    pool slows down  every step on the pool takes four times as long: the deployment moves
     price falls      the other pool becomes cheap: a move for money, a (shortened) day after the deployment began
     no spare GPUs    the pool slows down and the other one is full: it stays, and says why
     worse after      a person asks for a move to a slow pool: taken back
@@ -46,8 +46,8 @@ from berth.local.demo.trace import Request
 from berth.local.faults import switch
 
 RATE: Final = 8
-SLOW: Final = 8.0
-TTFT, TPOT = 2.0, 0.06
+SLOW: Final = 4.0
+TTFT, TPOT = 2.0, 0.036
 """Objectives at p95, seconds."""
 WINDOW: Final = 5.0
 LONGEST: Final = 180.0
