@@ -153,7 +153,11 @@ def _groups_that_fit(
 
     With c_i members' room on node i, g groups fit exactly if sum(min(c_i, g)) >= g * members.
     """
-    rooms = [_members_that_fit(demand, free(node, used, reusable)) for node in nodes]
+    return _whole_groups(demand, [_members_that_fit(demand, free(node, used, reusable)) for node in nodes])
+
+
+def _whole_groups(demand: Demand, rooms: Sequence[int]) -> int:
+    """How many whole groups fit on nodes with room for so many members each."""
     groups = sum(rooms) // demand.members
     while groups and sum(min(room, groups) for room in rooms) < groups * demand.members:
         groups -= 1
@@ -171,8 +175,20 @@ def _members_that_fit(demand: Demand, left: Usage) -> int:
 
 def groups_that_fit(demand: Demand, nodes: Iterable[NodeView], used: Mapping[str, Usage]) -> int:
     """How many whole groups fit at once on nodes that take pods; with `used` empty: how many could ever fit."""
-    open_nodes = [n for n in nodes if _obstacle(demand, n, used, {}, None) is None]
-    return _groups_that_fit(demand, open_nodes, used, None)
+    rooms = [room for node in nodes if (room := _room(demand, node, used.get(node.name, _NOTHING)))]
+    return _whole_groups(demand, rooms)
+
+
+def _room(demand: Demand, node: NodeView, taken: Usage) -> int:
+    """Members that fit on a node; numbers only, since the planner asks for every node of every candidate."""
+    room = (node.gpu_allocatable - taken.gpus) // demand.gpus_per_member
+    if room > 0 and demand.cpu_millicores:
+        room = min(room, (node.cpu_millicores - taken.cpu_millicores) // demand.cpu_millicores)
+    if room > 0 and demand.memory_bytes:
+        room = min(room, (node.memory_bytes - taken.memory_bytes) // demand.memory_bytes)
+    if room <= 0 or held_back(node, demand.tolerations) is not None:
+        return 0
+    return room if all(matches_terms(node, terms) for terms in demand.volume_terms.values()) else 0
 
 
 def _obstacle(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final, Literal
@@ -54,6 +54,8 @@ class World:
     """Moves under way by pool they touch."""
     _nodes: dict[str, tuple[NodeView, ...] | None] = field(default_factory=dict)
     _changes: frozenset[int] = frozenset()
+    _rooms: dict[tuple[str, str], dict[Hashable, int]] = field(default_factory=dict)
+    """What an empty pool holds; the same at all times, since its nodes are."""
 
     def __post_init__(self) -> None:
         for name, pool in self.pools.items():
@@ -114,7 +116,8 @@ class World:
         used = dict(self.used[pool])
         for node, gpus in without:
             used[node] = used.get(node, _NOTHING) - Usage(gpus)
-        return supply_of(manifest, namespace, self._open_nodes(pool), used)
+        found = supply_of(manifest, namespace, self._open_nodes(pool), used)
+        return replace(found, rooms=self._rooms.setdefault((pool, namespace), {}))
 
     def _open_nodes(self, pool: str) -> tuple[NodeView, ...] | None:
         nodes = self._nodes[pool]

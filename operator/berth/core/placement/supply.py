@@ -7,9 +7,9 @@ known (a file that names none) or come on demand (`provisioning: Autoscaled`) ha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final
 
 from berth.api.gpupool import GPUPool
@@ -46,6 +46,8 @@ class Supply:
     """What is taken on each node, without what the deployment that is planned for holds itself."""
     why_not: str = ""
     """Why nothing may be planned here; empty if something may."""
+    rooms: dict[Hashable, int] = field(default_factory=dict, compare=False, repr=False)
+    """What `room` found, by demand; may be shared by supplies of the same nodes."""
 
     @property
     def name(self) -> str:
@@ -66,11 +68,20 @@ class Supply:
 
     def room(self, demand: Demand) -> int:
         """Groups that the pool could hold if it were empty and all its nodes were well."""
-        fits = UNLIMITED if self.nodes is None else capacity.groups_that_fit(demand, self._well, {})
+        fits = UNLIMITED if self.nodes is None else self._largest(demand)
         budget = self.pool.spec.gpu_budget
         return fits if budget is None else min(fits, budget // demand.gpus)
 
-    @property
+    def _largest(self, demand: Demand) -> int:
+        if demand.volume_terms:
+            return capacity.groups_that_fit(demand, self._well, {})
+        member = demand.gpus_per_member, demand.cpu_millicores, demand.memory_bytes
+        key = demand.members, member, demand.tolerations
+        if key not in self.rooms:
+            self.rooms[key] = capacity.groups_that_fit(demand, self._well, {})
+        return self.rooms[key]
+
+    @cached_property
     def _well(self) -> list[NodeView]:
         """The nodes as they are when nothing is wrong with them."""
         return [replace(node, ready=True, unschedulable=False, deleting=False) for node in self.nodes or ()]

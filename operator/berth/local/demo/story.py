@@ -14,6 +14,7 @@ from typing import Any, Final
 import yaml
 
 from berth.api.common import seconds
+from berth.core.placement.tell import describe
 from berth.errors import BerthError
 from berth.kube.kinds import Object
 from berth.local import cluster, sandbox
@@ -150,7 +151,7 @@ async def _leave_a_slow_pool(stage: Stage, address: str, objectives: Mapping[str
         screen.fault(f"every step on pool {pool} takes {SLOWER:.0f} times as long from now on")
         await stage.until(lambda: "current" in stage.moves, MOVE_LIMIT)
         to = stage.moves["current"]["to"][0]
-        screen.step(f"{replay.now() - slow_at:.0f}s later Berth is sure, and moves to {report.choice(to, {})}")
+        screen.step(f"{replay.now() - slow_at:.0f}s later Berth is sure, and moves to {describe(to)}")
         await stage.until(lambda: (stage.moves.get("current") or {}).get("phase") == "Judging", MOVE_LIMIT)
         moved_at = replay.now()
         screen.step("the new groups get the requests; the old ones are kept until the new ones are judged")
