@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -101,9 +102,10 @@ async def ended(api: Cluster, before: int) -> dict[str, Any]:
     """The move that ended after `before` others, once nothing bears its marks."""
 
     async def told() -> dict[str, Any]:
-        moves = (await status_of(api)).get("moves") or {}
+        status = await status_of(api)
+        moves = status.get("moves") or {}
         recent = moves.get("recent") or []
-        assert len(recent) > before, (moves, (await status_of(api)).get("calibration"))
+        assert len(recent) > before, json.dumps(status)
         assert "current" not in moves
         found: dict[str, Any] = recent[0]
         return found

@@ -13,6 +13,7 @@ from berth import labels
 from berth.api.placement import Allocation
 from berth.core.moves.course import Course, convoy_in
 from berth.core.moves.decision import HOLDS, Hold, Move
+from berth.core.moves.machine import may_flip
 from berth.core.moves.underway import moves_status
 from berth.core.placement.decide import Decision, in_force
 from berth.core.placement.question import spec_hash
@@ -289,3 +290,28 @@ def test_why_it_stays_is_told_once_per_reason_and_not_while_it_moves() -> None:
     assert other["hold"]["message"] == HOLDS["NothingBetter"]
     assert other["hold"]["since"] != first["hold"]["since"]
     assert "hold" not in moves_status({"moves": first}, None, None, MOVE, 1060.0)
+
+
+@pytest.mark.parametrize(
+    ("fresh", "staying", "capacity_to", "capacity_from", "load", "so"),
+    [
+        (2, 2, 3.0, 2.0, 6.0, True),
+        (1, 4, 1.0, 4.0, 12.0, False),
+        (2, 2, 3.0, 0.5, 5.0, True),
+        (1, 0, 1.0, 4.0, 12.0, True),
+        (1, 4, 1.0, 0.0, 12.0, True),
+        (1, 4, 1.0, 4.0, None, True),
+    ],
+    ids=[
+        "together they carry it",
+        "one small group would get the share of a large one",
+        "old ones that are slow carry too little anyhow",
+        "nothing else serves",
+        "capacity not known",
+        "load not known",
+    ],
+)
+def test_new_groups_get_requests_where_that_is_no_worse_than_before(
+    fresh: int, staying: int, capacity_to: float, capacity_from: float, load: float | None, so: bool
+) -> None:
+    assert may_flip(fresh, staying, capacity_to, capacity_from, load) is so

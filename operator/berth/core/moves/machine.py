@@ -100,13 +100,14 @@ def step(situation: Situation) -> Step:
 def may_flip(fresh: int, staying: int, capacity_to: float, capacity_from: float, load: float | None) -> bool:
     """Whether `fresh` new groups may get requests beside `staying` old ones: capacity = smallest capacity / share.
 
-    A Service gives every group the same share, so the weakest kind decides. With unknown capacities it is the number
-    that the decision asked for.
+    A Service gives every group the same share, so the weakest kind decides. Together they carry the load, or at least
+    no less than the old ones alone: who leaves a pool because it is slow carries too little as it is. With unknown
+    capacities it is the number that the decision asked for.
     """
     if not load or capacity_to <= 0 or capacity_from <= 0:
         return True
     weakest = min(capacity_to, capacity_from) if staying else capacity_to
-    return weakest * (fresh + staying) >= load
+    return weakest * (fresh + staying) >= min(load, capacity_from * staying)
 
 
 # --- before -----------------------------------------------------------------------------------------------------------

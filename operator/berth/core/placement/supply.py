@@ -75,8 +75,7 @@ class Supply:
     def _largest(self, demand: Demand) -> int:
         if demand.volume_terms:
             return capacity.groups_that_fit(demand, self._well, {})
-        member = demand.gpus_per_member, demand.cpu_millicores, demand.memory_bytes
-        key = demand.members, member, demand.tolerations
+        key = _key(demand)
         if key not in self.rooms:
             self.rooms[key] = capacity.groups_that_fit(demand, self._well, {})
         return self.rooms[key]
@@ -95,8 +94,23 @@ class Supply:
         """
         if self.nodes is None:
             return tuple(tuple(f"node-{g}-{m}" for m in range(demand.members)) for g in range(groups))
-        now = capacity.groups_that_fit(demand, self.nodes, self.used) >= groups
-        nodes, used = (self.nodes, self.used) if now else (self._well, {})
+        if demand.volume_terms:
+            return self._lay_out(demand, self.nodes, groups, needed, topology_key)
+        key = _key(demand), groups, needed, topology_key
+        if key not in self._layouts:
+            self._layouts[key] = self._lay_out(demand, self.nodes, groups, needed, topology_key)
+        return self._layouts[key]
+
+    @cached_property
+    def _layouts(self) -> dict[Hashable, tuple[tuple[str, ...], ...]]:
+        """Found by `lay_out`: candidates that differ in their batch limits stand alike."""
+        return {}
+
+    def _lay_out(
+        self, demand: Demand, known: Sequence[NodeView], groups: int, needed: int, topology_key: str
+    ) -> tuple[tuple[str, ...], ...]:
+        now = capacity.groups_that_fit(demand, known, self.used) >= groups
+        nodes, used = (known, self.used) if now else (self._well, {})
         open_nodes = [
             node
             for node in nodes
@@ -222,6 +236,11 @@ def _holds(have: Usage, want: Usage) -> bool:
     return (
         have.gpus >= want.gpus and have.cpu_millicores >= want.cpu_millicores and have.memory_bytes >= want.memory_bytes
     )
+
+
+def _key(demand: Demand) -> Hashable:
+    """What the place of a demand depends on, on one pool; volumes apart."""
+    return demand.members, demand.member, demand.tolerations, tuple(sorted(demand.node_selector.items()))
 
 
 def nodes_paid_for(layout: Sequence[Sequence[str]], pool: GPUPool, demand: Demand, known: bool) -> int:
