@@ -89,6 +89,7 @@ class Page:
     """What the operator says about itself."""
 
     def __init__(self, text: str) -> None:
+        self.calls_by_kind: Counter[tuple[str, str]] = Counter()
         self.calls: Counter[str] = Counter()
         self.writes_by_kind: Counter[str] = Counter()
         self.passes = 0
@@ -97,6 +98,7 @@ class Page:
             for sample in family.samples:
                 if sample.name == "berth_api_requests_total":
                     verb, kind = sample.labels["verb"], sample.labels["kind"]
+                    self.calls_by_kind[verb, kind] += int(sample.value)
                     self.calls[verb] += int(sample.value)
                     if verb not in READS and kind not in ("Lease", "Event"):
                         self.writes_by_kind[f"{verb} {kind}"] += int(sample.value)

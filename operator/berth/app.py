@@ -30,6 +30,7 @@ from berth.controller.shard import Shard
 from berth.controller.world import Key, World, pool_key
 from berth.core.budgets import NamespaceCaps
 from berth.core.disruption import Notices
+from berth.core.progress import BUSY_SECONDS, PROGRESS_SECONDS
 from berth.core.wanted import Defaults
 from berth.errors import BerthError, Transient
 from berth.handlers import watch_deployments
@@ -68,6 +69,8 @@ STALE_WATCHES = 3
 """A copy that heard nothing for so many lengths of a watch is not what the cluster is: this replica is not ready."""
 START_RETRY_SECONDS = 2.0
 """Time between two attempts to reach the API server at the start."""
+BUSY_KEYS = 2
+"""So many keys per worker, waiting or worked on, are a crowd."""
 POOL_STATUS_SECONDS = 1.0
 """A pool's status is written at most this often."""
 
@@ -190,6 +193,7 @@ class App:
             self._copies,
             self._shard,
             standing,
+            lambda: BUSY_SECONDS if len(self._queue) > BUSY_KEYS * settings.workers else PROGRESS_SECONDS,
         )
         self._recorder = recorder
         self._queue = WorkQueue(self._reconciler.reconcile, workers=settings.workers, metrics=self.metrics)

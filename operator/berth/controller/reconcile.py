@@ -34,7 +34,7 @@ from berth.core.observed import Shortage, Snapshot
 from berth.core.placement.current import Current
 from berth.core.placement.decide import Decision
 from berth.core.plan import Plan, make_plan
-from berth.core.progress import PROGRESS_SECONDS, only_progress
+from berth.core.progress import PROGRESS_SECONDS, only_a_step, only_progress
 from berth.core.render import DeploymentRef, demand, render_replica_group
 from berth.core.requests import Reply, Wish, pending, reply_to_move
 from berth.core.spread import SpreadGoal
@@ -106,10 +106,13 @@ class Reconciler:
         copies: Copies,
         shard: Shard,
         standing: Standing | None = None,
+        patience: Callable[[], float] = lambda: PROGRESS_SECONDS,
     ) -> None:
         self._client = client
         self._copies = copies
         self._shard = shard
+        self._patience = patience
+        """Seconds for which progress may go untold now."""
         self._statuses = StatusWriter(client)
         self._metrics = metrics
         self._world = world
@@ -165,9 +168,8 @@ class Reconciler:
         if decision is not None and snapshot.deployment.spec.scaling.mode == "Auto":
             groups = None  # the decision follows the measured traffic itself, and remembers it
         plan = make_plan(snapshot, self._defaults, partial(needed_groups, measured=groups), decision, wish)
-        outcome = await self._executor.run(
-            key.namespace, plan.actions, lambda order: self._claim(key, snapshot, plan, order)
-        )
+        orders = self._orders(plan, memory)
+        outcome = await self._executor.run(key.namespace, orders, lambda order: self._claim(key, snapshot, plan, order))
         if wish.request is not None and wish.move is not None:
             begun = frozenset({plan.move.course.id}) if plan.move and plan.move.convoy else frozenset()
             shortage = next((each.message for each in outcome.shortages.values()), "")
@@ -181,6 +183,8 @@ class Reconciler:
         untold = await self._write_status(key, snapshot, plan, outcome, now, memory)
         if outcome.refusals:
             raise Transient(f"{key}: {outcome.refusals[0]}")
+        if len(orders) < len(plan.actions):
+            untold = min(untold, self._patience())
         return min(untold, self._next(plan, outcome, snapshot.shortages))
 
     async def _wish(self, snapshot: Snapshot, decision: Decision | None) -> Wish:
@@ -195,6 +199,16 @@ class Reconciler:
             return Wish(request, await self._planner.move_asked_for(snapshot, request))
         except InvalidSpec as error:
             return Wish(reply=Reply("Refused", str(error)))
+
+    def _orders(self, plan: Plan, memory: _Memory) -> tuple[do.Action, ...]:
+        """The plan's, without records of steps that are left untold like the deployment's own."""
+        if not 0 <= self._clock() - memory.status_at < self._patience():
+            return plan.actions
+        return tuple(
+            order
+            for order in plan.actions
+            if not (isinstance(order, do.Record) and only_a_step(order.group.recorded, order.status))
+        )
 
     def _measure(self, plan: Plan) -> None:
         """What this pass wrote about failures, for the metrics."""
@@ -293,8 +307,9 @@ class Reconciler:
         judged = [(group, plan.judgements[group.name]) for group in snapshot.groups]
         told = announcements(stored, status, judged)
         since = self._clock() - memory.status_at
-        if not told and 0 <= since < PROGRESS_SECONDS and only_progress(stored, takes):
-            return PROGRESS_SECONDS - since
+        patience = self._patience()
+        if not told and 0 <= since < patience and only_progress(stored, takes):
+            return patience - since
         await self._apply_status(dict(snapshot.raw), status)
         memory.status_at = self._clock()
         if plan.move_step is not None and plan.move_step.ended is not None:

@@ -1,4 +1,4 @@
-"""Which changes of a deployment's status are only how far a start has come: those may be told together. Pure."""
+"""Which changes of status are only how far a start has come: told together, or when there is time. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from berth.core.groups import State
 
 PROGRESS_SECONDS: Final = 1.0
 """Progress is told at most this often; a start that is over sooner tells its end alone."""
+BUSY_SECONDS: Final = 15.0
+"""The same while many deployments wait for their turn: starting one goes before telling how far others are."""
 _PROGRESS: Final = frozenset({"summary", "groups", "groupCounts", "conditions"})
-_ON_THE_WAY: Final = frozenset({State.RESERVED, State.STARTING, State.WARMING, State.SERVING})
+_STARTING: Final = frozenset({State.RESERVED, State.STARTING, State.WARMING})
+_ON_THE_WAY: Final = _STARTING | {State.SERVING}
 
 
 def only_progress(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
@@ -20,6 +23,16 @@ def only_progress(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
         all(before.get(name) == after.get(name) for name in others)
         and _said(before) == _said(after)
         and all(state in _ON_THE_WAY for status in (before, after) for state in status.get("groupCounts") or ())
+    )
+
+
+def only_a_step(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """The same of a ReplicaGroup's status: nothing but another step on the way to the first token."""
+    others = (before.keys() | after.keys()) - {"state", "conditions"}
+    return (
+        {before.get("state"), after.get("state")} <= _STARTING
+        and all(before.get(name) == after.get(name) for name in others)
+        and [each["status"] for each in before["conditions"]] == [each["status"] for each in after["conditions"]]
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from berth.core.progress import only_progress
+from berth.core.progress import only_a_step, only_progress
 
 
 def status(*, message: str = "Starting", ready: str = "False", state: str = "Starting", **more: Any) -> dict[str, Any]:
@@ -44,3 +44,22 @@ def test_what_else_changes_is_told_at_once(news: dict[str, Any]) -> None:
 
 def test_a_wiped_status_is_no_progress() -> None:
     assert not only_progress({}, status())
+
+
+def record(state: str, reason: str, *, ready: str = "False", **more: Any) -> dict[str, Any]:
+    conditions = [{"type": "Ready", "status": ready, "reason": reason, "message": reason}]
+    return {"state": state, "conditions": conditions, "memberUIDs": ["a"], **more}
+
+
+def test_a_step_of_a_group_is_progress_and_the_rest_is_not() -> None:
+    before = record("Starting", "Loading")
+    assert only_a_step(before, record("Warming", "NoTokenYet"))
+    for news in (
+        record("Serving", "Serving", ready="True"),
+        record("Failed", "MemberFailed"),
+        record("Warming", "NoTokenYet", memberUIDs=["a", "b"]),
+        record("Warming", "NoTokenYet", evidence={"cause": "OOMKilled"}),
+        {},
+    ):
+        assert not only_a_step(before, news)
+        assert not only_a_step(news, before)
