@@ -20,7 +20,7 @@ from berth.controller import parse
 from berth.controller.memo import Memo
 from berth.controller.world import Key, World
 from berth.core import capacity, pools
-from berth.core.budgets import NamespaceCaps, why_over_gpu_budget
+from berth.core.budgets import Allowance, NamespaceCaps, why_over_gpu_budget
 from berth.core.capacity import Demand, Placement, Request, serve_in_order
 from berth.core.nodes import NodeView, node_view
 from berth.core.observed import Shortage
@@ -135,6 +135,18 @@ class Arbiter:
             gpus = sum(_gpus(group) for group in held)
             over = self._caps.why_over(namespace, len(held), gpus, claim.demand.gpus)
             return Shortage("NamespaceLimitReached", over) if over else await self._reserve(claim)
+
+    def allowance(self, namespace: str, uid: str) -> Allowance:
+        """What the settings leave a deployment beside what others of its namespace hold."""
+        if not self._caps.any:
+            return Allowance()
+        others = [
+            group
+            for group in self._holding(labels.RETIRING)
+            if group["metadata"]["namespace"] == namespace
+            and (parse.owner_of(group, "LLMDeployment") or {}).get("uid") != uid
+        ]
+        return self._caps.left(namespace, len(others), sum(_gpus(group) for group in others))
 
     async def _reserve(self, claim: Claim) -> Shortage | None:
         pool = claim.pool.metadata.name

@@ -149,7 +149,8 @@ class Planner:
             await self._arbiter.refresh(resource, nodes)
         used = self._arbiter.used(resource, nodes, without=frozenset(group.uid for group in snapshot.groups))
         namespace = snapshot.deployment.metadata.namespace
-        return supply_of(pool, namespace, nodes, used, self._why_not_usable(pool))
+        allowance = self._arbiter.allowance(namespace, snapshot.deployment.metadata.uid)
+        return supply_of(pool, namespace, nodes, used, self._why_not_usable(pool), allowance)
 
 
 def _name(snapshot: Snapshot) -> _Name:

@@ -6,6 +6,7 @@ remedy. They bound what is held at every moment, surge and draining groups inclu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from berth.api.common import number
@@ -35,6 +36,12 @@ class NamespaceCaps:
     def any(self) -> bool:
         return bool(self.groups or self.gpus)
 
+    def left(self, namespace: str, held_groups: int, held_gpus: int) -> Allowance:
+        """For a deployment, where the others of its namespace hold so much."""
+        groups = max(0, self.groups - held_groups) if self.groups else None
+        gpus = max(0, self.gpus - held_gpus) if self.gpus else None
+        return Allowance(groups, gpus, namespace)
+
     def why_over(self, namespace: str, held_groups: int, held_gpus: int, wanted_gpus: int) -> str | None:
         """`wanted_gpus`: those of one more group."""
         if self.groups and held_groups + 1 > self.groups:
@@ -48,6 +55,28 @@ class NamespaceCaps:
             f"namespace {namespace} holds {held} that each namespace may have, another {wanted_gpus} GPUs are wanted: "
             f"use fewer, or ask whoever runs Berth to raise its setting {setting}"
         )
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a namespace may still hold beside what its other deployments do; None = no bound."""
+
+    groups: int | None = None
+    gpus: int | None = None
+    namespace: str = ""
+
+    def bounds(self, gpus_per_group: int) -> Iterator[tuple[int, str, str]]:
+        """Each bound: groups of this size that it leaves, in what words, and what would allow more."""
+        cure = "ask whoever runs Berth to raise its setting"
+        where = f"namespace {self.namespace} may hold"
+        if self.groups is not None:
+            yield self.groups, f"{where} {_more(self.groups, 'group')}", f"{cure} namespaceGroups"
+        if self.gpus is not None:
+            yield self.gpus // gpus_per_group, f"{where} {_more(self.gpus, 'GPU')}", f"{cure} namespaceGpus"
+
+
+def _more(count: int, word: str) -> str:
+    return f"{count or 'no'} {word}{'' if count == 1 else 's'} beside its other deployments"
 
 
 def why_over_gpu_limit(limits: Limits, held: int, wanted: int) -> str | None:

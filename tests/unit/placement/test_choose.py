@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berth.core.accept import check_allocation
+from berth.core.budgets import NamespaceCaps
 from berth.core.placement.choose import TIE, Answer, choose
 from berth.core.placement.layouts import BATCH_SIZES, TOKEN_BUDGETS, Layout, in_one_node
 from berth.core.placement.question import Question, question
@@ -235,6 +236,32 @@ def test_limits_that_leave_nothing_are_named_with_the_cure(spec: dict[str, Any],
     assert words in found.words
     assert cure in found.words
     assert found.words.startswith("no placement is possible; closest is h100")
+
+
+@pytest.mark.parametrize(
+    ("caps", "held", "words", "cure"),
+    [
+        (NamespaceCaps(gpus=4), (1, 1), "namespace team may hold 3 GPUs beside its other deployments", "namespaceGpus"),
+        (NamespaceCaps(groups=1), (0, 0), "namespace team may hold 1 group beside", "namespaceGroups"),
+        (NamespaceCaps(9, 9), (9, 12), "namespace team may hold no groups beside", "namespaceGroups"),
+    ],
+)
+def test_what_a_namespace_may_hold_bounds_the_placement_and_is_named(
+    caps: NamespaceCaps, held: tuple[int, int], words: str, cure: str
+) -> None:
+    found = answer(asked("40"), (replace(H100, allowance=caps.left("team", *held)),), Equal())
+    assert found.chosen is None
+    assert words in found.words
+    assert f"ask whoever runs Berth to raise its setting {cure}" in found.words
+
+
+@given(st.integers(1, 12), st.integers(0, 12), st.integers(1, 6), st.integers(0, 6))
+def test_no_placement_needs_more_than_a_namespace_may_hold(gpus: int, held: int, groups: int, others: int) -> None:
+    left = NamespaceCaps(groups, gpus).left("team", others, held)
+    found = answer(asked("5"), (replace(H100, allowance=left),), Equal())
+    if found.chosen is not None:
+        assert found.chosen.gpus + held <= gpus
+        assert found.chosen.groups + others <= groups
 
 
 def test_too_small_a_pool_is_a_matter_of_capacity() -> None:

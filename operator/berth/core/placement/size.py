@@ -249,6 +249,8 @@ def _bounds(question: Question, supply: Supply, demand: Demand) -> Iterator[_Bou
         affordable = int(number(limits.cost_per_hour) / (supply.price * demand.gpus) + 1e-9)
         words = f"limits.costPerHour is {limits.cost_per_hour}"
         yield _Bound(affordable, words, "raise objectives.limits.costPerHour")
+    for groups, words, cure in supply.allowance.bounds(demand.gpus):
+        yield _Bound(groups, words, cure)
     room = supply.room(demand)
     where = f"pool {supply.name} has room for {room or 'none'}"
     yield _Bound(room, where, f"add nodes to pool {supply.name}", Stage.ROOM)

@@ -14,6 +14,7 @@ from typing import Final
 
 from berth.api.gpupool import GPUPool
 from berth.core import capacity, spread
+from berth.core.budgets import Allowance
 from berth.core.capacity import Demand
 from berth.core.nodes import NodeView, has_labels, held_back
 from berth.core.pools import OVERLAP, UNSUPPORTED_ALLOCATION, why_namespace_not_allowed
@@ -30,6 +31,7 @@ _LINKS: Final[Mapping[str, tuple[float, int]]] = {NVLINK: (300e9, 8), NVLINK_BRI
 _PLENTY: Final = 10**8
 """Cores and memory of nodes of which only the GPUs are known."""
 _NOTHING: Final = Usage()
+_ANY: Final = Allowance()
 _UNKNOWN: Final = GPUType("unknown", "", 0, 0, 0, 0, 0, 0, PCIE, 0, 0, 0, "unknown")
 """Of pools that are not planned with because nobody knows their GPU."""
 
@@ -46,6 +48,8 @@ class Supply:
     """What is taken on each node, without what the deployment that is planned for holds itself."""
     why_not: str = ""
     """Why nothing may be planned here; empty if something may."""
+    allowance: Allowance = _ANY
+    """What the deployment's namespace may hold, over all pools."""
     rooms: dict[Hashable, int] = field(default_factory=dict, compare=False, repr=False)
     """What `room` found, by demand; may be shared by supplies of the same nodes."""
 
@@ -144,6 +148,7 @@ def supply_of(
     nodes: Sequence[NodeView] | None,
     used: Mapping[str, Usage],
     why_not: str | None = None,
+    allowance: Allowance = _ANY,
 ) -> Supply:
     """The pool for deployments of `namespace`; `why_not` is its own state's reason."""
     refusal = why_namespace_not_allowed(pool, namespace) or why_not or ""
@@ -156,7 +161,7 @@ def supply_of(
     known = None if nodes is None or pool.spec.provisioning == "Autoscaled" else tuple(nodes)
     if not refusal and known is not None and not known:
         refusal = f"pool {pool.metadata.name} has no nodes"
-    return Supply(pool, gpu, known, used, refusal)
+    return Supply(pool, gpu, known, used, refusal, allowance)
 
 
 def supply_of_object(pool: GPUPool, namespace: str) -> Supply:
