@@ -28,6 +28,11 @@ def table(rows: Sequence[Sequence[str]], *, indent: str = "", gap: str = "  ") -
     return lines
 
 
+def printable(text: str) -> str:
+    """Without what a terminal would obey: messages of pods end up on screens, and nobody vouches for them."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in text)
+
+
 def age(seconds: float | None) -> str:
     """How long ago, as kubectl says it: 12s, 14m, 5h, 3d; `-` where nobody knows."""
     if seconds is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from berth.kube.events import EventRecorder
 from berth.local.controlplane import ControlPlane
 from tests.integration.chart.helm import Helm, Manifest
 from tests.integration.controller.conftest import Site
+from tests.integration.placement.test_auto import automatic, pool
 from tests.support.berth import running_berth
 from tests.support.cluster import Cluster, eventually
 from tests.support.fault_proxy import Call, EditEvents, FaultProxy, LoseReply
@@ -68,14 +69,14 @@ def refused(calls: Iterable[Call]) -> set[Permission]:
 
 @asynccontextmanager
 async def berth_of(
-    home: str, namespace: str, control_plane: ControlPlane, cluster: Cluster, folder: Path
+    home: str, namespace: str, control_plane: ControlPlane, cluster: Cluster, folder: Path, **more: Any
 ) -> AsyncIterator[FaultProxy]:
     """Berth as the installation's service account; the proxy that sees all it does."""
     token = await cluster.service_account_token(ACCOUNT, home)
     async with FaultProxy(control_plane) as proxy:
         path = folder / "berth.kubeconfig"
         control_plane.write_kubeconfig(path, token=token, server=proxy.url)
-        settings = {"lease_namespace": home, "lease_name": ACCOUNT, "watch": WATCH_SECONDS}
+        settings = {"lease_namespace": home, "lease_name": ACCOUNT, "watch": WATCH_SECONDS, **more}
         async with running_berth(path, namespace, **settings):
             yield proxy
 
@@ -168,6 +169,79 @@ async def test_berth_uses_what_the_chart_grants_and_nothing_is_refused(
         used = proxy.permissions()
         assert used - granted(roles) == set(), "used without a grant: by what right?"
         assert granted(roles) - used == set(), "granted and never used: take it away, or use it here"
+    gc.collect()  # what kopf left behind is complained of here and not in another test
+
+
+async def placed_and_moved(site: Site) -> None:
+    """placement.mode Auto, a move that a person asks for, and the way back."""
+    here = await pool(site, "A100-SXM-40", pricePerGPUHour="0.90")
+    there = await pool(site, "H100-SXM-80", pricePerGPUHour="9.90")
+    await site.cluster.create(automatic(site, pools=(here, there), replicaGroups={"minAvailable": 2}))
+    await site.settled()
+    for text, pool_wanted in ((f"move {there} bf16 tp1 x2", there), ("rollback", here)):
+        await site.patch({"metadata": {"annotations": {"berth.dev/request": text}}})
+
+        async def stands(wanted: str = pool_wanted) -> bool:
+            found = await site.get()
+            assert {each["pool"] for each in found["status"]["groups"] if each["state"] == "Serving"} >= {wanted}
+            return len(await site.serving()) == 2
+
+        await eventually(stands, timeout=120)
+        assert (await site.get())["status"]["request"]["result"] == "Done"
+
+
+async def led_off_a_node(site: Site) -> None:
+    """A cordon: the replacement serves first, then the group leaves."""
+    await site.cluster.create(site.deployment(await site.pool(nodes=3), tp=8, groups=2))
+    await site.settled()
+    node = (await site.pods())[0]["spec"]["nodeName"]
+    await site.cluster.patch("nodes", node, None, {"spec": {"unschedulable": True}})
+
+    async def left() -> bool:
+        return all(pod["spec"].get("nodeName") != node for pod in await site.pods())
+
+    await eventually(left, timeout=120)
+    await site.settled()
+
+
+async def counted_by_people(site: Site) -> None:
+    """scaling.mode Manual through /scale's field, bounds of a namespace, nothing to be placed beyond them."""
+    manual = {"scaling": {"mode": "Manual"}, "replicas": 1}
+    await site.create(site.deployment(await site.pool(), tp=2), **manual)
+    await site.settled()
+    await site.patch({"spec": {"replicas": 3}})
+
+    async def bounded() -> bool:
+        conditions = {each["type"]: each for each in (await site.get())["status"]["conditions"]}
+        assert conditions["Placed"]["reason"] == "NamespaceLimitReached", conditions["Placed"]
+        return True
+
+    await eventually(bounded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("feature", "settings"),
+    [(placed_and_moved, {}), (led_off_a_node, {}), (counted_by_people, {"namespace_gpus": 4})],
+    ids=["auto-and-moves", "cordon", "manual-and-bounds"],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kopf: loop ends early
+async def test_an_optional_feature_needs_no_right_that_is_not_there(
+    feature: Callable[[Site], Awaitable[None]],
+    settings: dict[str, Any],
+    kubectl: Helm,
+    control_plane: ControlPlane,
+    site: Site,
+    tmp_path: Path,
+) -> None:
+    async with (
+        installed(kubectl, site.cluster) as (home, roles),
+        berth_of(home, "", control_plane, site.cluster, tmp_path, **settings) as proxy,
+    ):
+        await feature(site)
+        assert refused(proxy.calls) == set()
+        assert proxy.permissions() <= granted(roles)
+        await site.cluster.delete("llmdeployments", "llama", site.namespace)
     gc.collect()  # what kopf left behind is complained of here and not in another test
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ EVERYTHING: Manifest = {
     "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
     "priorityClassName": "system-cluster-critical",
     "metrics": {"monitor": "PodMonitor", "labels": {"release": "prometheus"}, "alerts": True, "dashboard": True},
+    "live": {"readers": [{"kind": "ServiceAccount", "name": "monitor", "namespace": "models"}]},
     "networkPolicy": {
         "egress": True,
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
@@ -55,6 +57,7 @@ MONITORS = [f"--api-versions=monitoring.coreos.com/v1/{kind}" for kind in MONITO
         ({"metrics": {"monitor": "Yes"}}, "/metrics/monitor.*must be one of"),
         ({"networkPolicy": {"metricsFrom": [{}]}}, "/networkPolicy/metricsFrom/0.*minProperties"),
         ({"tolerations": {}}, "/tolerations.*want array"),
+        ({"live": {"readers": [{"kind": "Everybody", "name": "x"}]}}, "/live/readers/0/kind.*must be one of"),
     ],
     ids=json.dumps,
 )
@@ -72,15 +75,20 @@ async def test_each_setting_reaches_the_operator(helm: Helm, bound: str) -> None
     assert settings.namespace == "models"
     assert settings.lease_name == "berth"
     assert settings.listen_address == ("0.0.0.0", 8080)
+    assert (settings.live_address, settings.live_service) == (("0.0.0.0", 8081), "home/berth-live")
     found = {name: getattr(settings, "".join(f"_{c.lower()}" if c.isupper() else c for c in name)) for name in wanted}
     assert found == wanted
 
 
 def environment(rendered: list[Manifest]) -> dict[str, str]:
-    """Of the operator's container."""
+    """Of the operator's container, with the names of earlier variables replaced as the kubelet does."""
     deployment = next(each for each in rendered if each["kind"] == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    return {each["name"]: each.get("value", "home") for each in container["env"]}
+    found: dict[str, str] = {}
+    for each in container["env"]:
+        value = each.get("value", "home")
+        found[each["name"]] = re.sub(r"\$\((\w+)\)", lambda name: found.get(name[1], name[0]), value)
+    return found
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])

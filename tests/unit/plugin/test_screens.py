@@ -16,7 +16,7 @@ from berth.cli.kubectl.explain import lines as explain_lines
 from berth.cli.kubectl.requests import Wanted
 from berth.cli.kubectl.top import entry
 from berth.cli.kubectl.top import lines as top_lines
-from berth.cli.output import age
+from berth.cli.output import age, printable
 from tests.unit.plugin import cases
 
 GOLDEN = Path(__file__).parents[2] / "data" / "plugin"
@@ -98,6 +98,12 @@ def test_what_is_missing_is_never_zero() -> None:
     shown = "\n".join(status_text.lines(cases.refused(), cases.NOW))
     assert " 0ms" not in shown
     assert " 0 tok/s" not in shown
+
+
+def test_nothing_that_a_pod_said_is_obeyed_by_a_terminal() -> None:
+    assert printable("a\x1b[2J\u202eb\r\x07 é €") == "a\ufffd[2J\ufffdb\ufffd\ufffd é €"
+    for screen in SCREENS.values():
+        assert all(line == printable(line) for line in screen())
 
 
 @pytest.mark.parametrize(

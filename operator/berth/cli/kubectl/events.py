@@ -29,12 +29,12 @@ def events(name: str, warnings: bool, output: str, where: Where) -> None:
         return sorted_events(await of_namespace(cluster), deployment)
 
     found = [each for each in where.run(look) if not warnings or each.get("type") == "Warning"]
+    from berth.cli.output import dump, printable
+
     if output == "text":
         for line in lines(found, time.time()):
-            click.echo(line)
+            click.echo(printable(line))
         return
-    from berth.cli.output import dump
-
     click.echo(dump({"apiVersion": "v1", "kind": "List", "items": found}, output), nl=False)
 
 

@@ -28,12 +28,12 @@ def explain(name: str, output: str, where: Where) -> None:
         return found, await cluster.currency(pool_of(found))
 
     found, currency = where.run(look)
+    from berth.cli.output import dump, printable
+
     if output == "text":
         for line in lines(found, currency):
-            click.echo(line)
+            click.echo(printable(line))
         return
-    from berth.cli.output import dump
-
     status = found.get("status") or {}
     parts = {key: status[key] for key in ("placement", "availability", "candidates", "calibration") if key in status}
     click.echo(dump({"name": name, **parts}, output), nl=False)
@@ -63,7 +63,8 @@ def lines(deployment: Mapping[str, Any], currency: str = "") -> Iterator[str]:
     for candidate in candidates:
         factors = candidate.get("factors")
         if factors:
-            yield f"\n{_where(candidate)}{'' if candidate.get('chosen') else ' (runner-up)'}"
+            yield ""
+            yield f"{_where(candidate)}{'' if candidate.get('chosen') else ' (runner-up)'}"
             yield from (f"  {factor:14}{factors[factor]}" for factor in FACTORS if factor in factors)
     yield from _calibration(status)
 
@@ -123,7 +124,8 @@ def _calibration(status: Mapping[str, Any]) -> Iterator[str]:
 
     learned = status.get("calibration") or ()
     if learned:
-        yield "\nlearned from measurements"
+        yield ""
+        yield "learned from measurements"
         rows = [["scope", "metric", "measured/predicted", "samples"]]
         rows += [[e["scope"], e["metric"], e["factor"], str(e.get("samples", "-"))] for e in learned]
         yield from table(rows, indent="  ")

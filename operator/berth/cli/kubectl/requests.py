@@ -245,6 +245,7 @@ def _move_text(target: Mapping[str, Any]) -> str:
 # --- asking -----------------------------------------------------------------------------------------------------------
 def _ask(where: Where, found: Object, text: str, preview: Iterable[str], asked: Asked) -> None:
     """Show, ask, send, and say what the operator answers; ends the command with 1 where it refuses."""
+    from berth.cli.output import dump, printable
     from berth.core.requests import parse
     from berth.core.timestamps import precise
     from berth.errors import InvalidSpec
@@ -255,7 +256,7 @@ def _ask(where: Where, found: Object, text: str, preview: Iterable[str], asked: 
     except InvalidSpec as error:
         raise click.ClickException(str(error)) from None
     for line in [*preview, *_warnings(found)]:
-        click.echo(line, err=asked.output != "text")
+        click.echo(printable(line), err=asked.output != "text")
     where.run(lambda cluster: _send(cluster, found, request, dry_run=True))
     if asked.dry_run:
         click.echo("nothing was changed (dry run)", err=asked.output != "text")
@@ -266,10 +267,8 @@ def _ask(where: Where, found: Object, text: str, preview: Iterable[str], asked: 
         click.confirm("do it?", abort=True, err=True)
     reply = where.run(lambda cluster: _answer(cluster, found, request, asked.patience))
     if asked.output == "text":
-        click.echo(f"{reply.get('result', 'Unanswered')}: {reply['message']}")
+        click.echo(printable(f"{reply.get('result', 'Unanswered')}: {reply['message']}"))
     else:
-        from berth.cli.output import dump
-
         click.echo(dump(reply, asked.output), nl=False)
     if reply.get("result") not in ("Done", "Waiting"):
         raise SystemExit(1)

@@ -55,11 +55,12 @@ def status(name: str, watch: bool, interval: float, output: str, where: Where) -
 
 
 def _shown(found: Object, live: Object | None, currency: str, output: str) -> str:
+    from berth.cli.output import dump, printable
+
     if output == "text":
         from berth.cli.kubectl.status_text import lines
 
-        return "".join(f"{line}\n" for line in lines(found, time.time(), live, currency))
-    from berth.cli.output import dump
+        return "".join(f"{printable(line)}\n" for line in lines(found, time.time(), live, currency))
 
     metadata = found["metadata"]
     told: dict[str, Any] = {"namespace": metadata["namespace"], "name": metadata["name"]}

@@ -43,14 +43,14 @@ def top(everywhere: bool, groups: bool, output: str, where: Where) -> None:
 
     found, live, missing = where.run(look)
     rows = [entry(each, live.get(each["metadata"]["uid"])) for each in found]
+    from berth.cli.output import dump, printable
+
     if output == "text":
         for line in lines(rows, namespaces=everywhere, groups=groups):
-            click.echo(line)
+            click.echo(printable(line))
         for words in missing if found else ():
             click.echo(f"no live figures: {words}", err=True)
         return
-    from berth.cli.output import dump
-
     click.echo(dump(rows, output), nl=False)
 
 
