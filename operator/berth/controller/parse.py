@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -14,6 +15,9 @@ from berth.core.render import DeploymentRef, member_labels, replica_group_labels
 from berth.core.render.container import NAME as SERVING_CONTAINER
 from berth.core.render.volumes import LIBRARY_VOLUME
 from berth.core.timestamps import unix_seconds
+
+_POD_NAME: Final = re.compile("-g([0-9]{1,9})-([0-9]{1,9})-[0-9]+$")
+"""Slot and incarnation in the name of a pod of ours."""
 
 Manifest = Mapping[str, Any]
 
@@ -124,10 +128,9 @@ def lifecycle(replica_group: Manifest) -> str:
 
 
 def incarnation(pod: Manifest) -> tuple[int, int]:
-    """(slot, incarnation) of a pod of ours, by its labels."""
-    found = pod["metadata"].get("labels") or {}
-    slot = _integer(str(found.get(labels.GROUP_LABEL, "")).lstrip("g"))
-    return slot or 0, _integer(found.get(labels.INCARNATION)) or 0
+    """(slot, incarnation) of a pod of ours, by its name: that is what is in the way, and nobody can take it away."""
+    found = _POD_NAME.search(pod["metadata"]["name"])
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def owner_of(obj: Manifest, kind: str) -> Manifest | None:
