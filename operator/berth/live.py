@@ -24,6 +24,8 @@ from berth.core.measurement.windows import Windows
 PATH: Final = "/live"
 MOST_ASKED: Final = 64
 """Deployments of one request."""
+MOST_AT_ONCE: Final = 2
+"""Requests in work: whoever asks more takes nothing from the threads that plan."""
 NOT_LEADING: Final = "this replica does not lead"
 _UID: Final = re.compile(r"[0-9a-f-]{36}")
 
@@ -62,13 +64,18 @@ class Live:
 async def serve_live(stack: AsyncExitStack, address: tuple[str, int], live: Live, leads: Callable[[], bool]) -> None:
     """Serve until `stack` closes."""
 
+    places = asyncio.Semaphore(MOST_AT_ONCE)
+
     async def answer(request: web.Request) -> web.Response:
         if not leads():
             return web.Response(status=503, text=f"{NOT_LEADING}\n")
+        if places.locked():
+            return web.Response(status=429, text="too many ask at once\n", headers={"Retry-After": "1"})
         uids = request.query.getall("uid", [])
         if len(uids) > MOST_ASKED or not all(map(_UID.fullmatch, uids)):
             return web.Response(status=400, text=f"ask with ?uid=..., at most {MOST_ASKED} of them\n")
-        return web.json_response({"deployments": await asyncio.to_thread(live.told, uids)})
+        async with places:
+            return web.json_response({"deployments": await asyncio.to_thread(live.told, uids)})
 
     application = web.Application(client_max_size=4096)
     application.router.add_get(PATH, answer)

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from tests.integration.chart.helm import CHART, Helm, Manifest, Refused
+from tests.integration.chart.test_plugin import Person
 from tests.integration.controller.conftest import Site
 from tests.support.berth import running_berth
 from tests.support.cluster import CRDS, ApiError, Cluster, eventually
@@ -186,6 +187,8 @@ async def test_the_life_of_an_installation(
     async with stirred(cluster):
         await helm("uninstall", *release, *waiting)
     assert await cluster.find("customresourcedefinitions", LLM_DEPLOYMENTS) is None
+    said = await Person("administrator", kubeconfig, site.namespace)("status", "llama", fails=True)
+    assert "this cluster does not know LLMDeployments: install Berth with helm install" in said
     gc.collect()  # what kopf left behind is complained of here and not in another test
 
 

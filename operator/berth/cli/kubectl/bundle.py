@@ -50,6 +50,7 @@ def support_bundle(name: str, filename: Path | None, no_logs: bool, operator_nam
 
     files = where.run(gather)
     try:
+        path.touch(mode=0o600)
         path.write_bytes(archive(path.name.removesuffix(".tar.gz"), files, time.time()))
     except OSError as error:
         raise click.ClickException(f"cannot write {path}: {error.strerror}") from None

@@ -32,6 +32,8 @@ LEADER_ATTEMPTS = 16
 """Of two replicas each answers with even odds: that all of these meet the standby has odds of 1 in 65,536."""
 _SERVICE = re.compile("([a-z0-9][-a-z0-9]{0,62})/([a-z][-a-z0-9]{0,62})")
 """What status may say of a Service: nothing else becomes part of a path."""
+UNKNOWN_KIND = ("404 page not found", "could not find the requested resource")
+"""What an API server says of a kind that is not installed, and never of an object that is not there."""
 NEAR = 3
 """Names that are suggested where one is not found."""
 
@@ -178,17 +180,19 @@ class Cluster:
     async def _ask_leader(self, namespace: str, service: str, uids: list[str]) -> Object:
         """The proxy picks any replica of the operator, and only the leader measures: ask until it is that one."""
         from berth.errors import Transient
+        from berth.kube.errors import TooManyRequests
         from berth.live import NOT_LEADING, PATH
 
-        for attempt in range(LEADER_ATTEMPTS):
+        query = [("uid", uid) for uid in uids]
+        for _ in range(LEADER_ATTEMPTS - 1):
             try:
-                return await self.client.through_service(
-                    namespace, service, "live", PATH, [("uid", uid) for uid in uids]
-                )
+                return await self.client.through_service(namespace, service, "live", PATH, query)
+            except TooManyRequests:
+                continue  # the client itself waits as long as it was asked to
             except Transient as error:
-                if NOT_LEADING not in str(error) or attempt == LEADER_ATTEMPTS - 1:
+                if NOT_LEADING not in str(error):
                     raise
-        raise AssertionError("unreachable")
+        return await self.client.through_service(namespace, service, "live", PATH, query)
 
     async def free_gpus(self, pool: str) -> int | None:
         """Free GPUs of a pool; None where the person may not read pools, or nobody counted."""
@@ -226,7 +230,6 @@ def explained() -> Iterator[None]:
     """Turns refusals of the API server into what the person can do about them."""
     from berth.errors import BerthError, Transient
     from berth.kube.errors import Forbidden, NotFound
-    from berth.labels import GROUP
 
     try:
         yield
@@ -239,7 +242,7 @@ def explained() -> Iterator[None]:
             f"as kubectl create rolebinding NAME --clusterrole={role} --user=YOU -n NAMESPACE"
         ) from None
     except NotFound as error:
-        if GROUP in str(error):
+        if any(words in str(error) for words in UNKNOWN_KIND):
             raise click.ClickException(
                 "this cluster does not know LLMDeployments: install Berth with helm install berth charts/berth -n "
                 "berth-system --create-namespace, or kubectl apply --server-side -f manifests/install.yaml"
