@@ -200,6 +200,14 @@ def test_a_breach_that_more_groups_cannot_cure_is_left_though_the_models_would_c
     assert decide(weighed(option(-4.0, -6.0)), replace(BREACHED, out_of_reach=True), why=SLOW_POOL)[1] == "Objectives"
 
 
+def test_another_layout_on_a_pool_slower_than_is_ever_believed_is_no_cure() -> None:
+    same = option(-1.0, -2.0)
+    same = replace(same, candidate=replace(same.candidate, layout=Layout("h100", "fp8", 4)))
+    beyond = replace(BREACHED, beyond_belief=True)
+    assert decide(weighed(same, option(-4.0, -6.0)), beyond, why=SLOW_POOL)[0] == option(-4.0, -6.0)
+    assert reason(decide(weighed(same), beyond, why=SLOW_POOL)) == "NoCure"
+
+
 def test_a_pool_slower_than_is_ever_believed_is_left_though_staying_looks_good() -> None:
     assert decide(weighed(option(-4.0, -6.0)), replace(BREACHED, beyond_belief=True), why=SLOW_POOL)[1] == "Objectives"
 

@@ -143,6 +143,16 @@ def test_a_day_that_is_not_measured_holds() -> None:
     assert found.verdict.reason == "LessThanADay"
 
 
+def test_within_a_pool_both_sides_of_a_move_need_room() -> None:
+    """What it holds on its one node is no room for what it would move to there."""
+    at = replace(situation(reading()), supplies={"h100": supply("h100", count=1)})
+    whole = HERE.model_copy(update={"tensor_parallel": 8, "groups": 1})
+    (node,) = at.supplies["h100"].nodes or ()
+    verdict = look(replace(at, in_force=whole, nodes=(node.name,))).verdict
+    assert isinstance(verdict, Hold), verdict
+    assert verdict.reason == "NoCapacity"
+
+
 # --- what groups cannot cure -----------------------------------------------------------------------------------------
 def tight(share: float, **given: Any) -> Situation:
     """With an objective of which one request alone takes `share`."""

@@ -149,7 +149,10 @@ def _cure(
         return Hold(
             "NoCure", "neither a slow pool nor more traffic explains the breach, so another pool may be no cure"
         )
-    curing = [each for each in found.options if not each.at_worst.rejected]
+    elsewhere = [
+        each for each in found.options if not (state.beyond_belief and each.candidate.layout.pool == in_force.pool)
+    ]
+    curing = [each for each in elsewhere if not each.at_worst.rejected]
     if not curing:
         return Hold("NoCure", found.answer.words if found.answer.chosen is None else "")
     return _allowed(policy, past, state, curing, found, in_force, "Objectives")

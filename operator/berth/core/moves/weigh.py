@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from berth.api.placement import Allocation
@@ -18,8 +18,10 @@ from berth.core.placement.choose import Answer, choose
 from berth.core.placement.evaluate import Estimates, Memory
 from berth.core.placement.layouts import Layout
 from berth.core.placement.question import Question
-from berth.core.placement.size import Candidate, size
+from berth.core.placement.size import Candidate, size, why_waits
 from berth.core.placement.supply import Supply
+from berth.core.render import group_demand
+from berth.core.usage import Usage
 
 AT_WORST: Final = 1.3
 """Standard deviations: one in ten is slower still."""
@@ -98,6 +100,9 @@ def weigh(
         supply = supplies[candidate.layout.pool]
         if candidate.method != "simulate":
             candidate = size(asked, supply, candidate.layout, expected, "simulate")
+        if supply.name == here.pool and not candidate.waits:
+            both = _taken_by(supply, nodes, asked, in_force)
+            candidate = replace(candidate, waits=why_waits(asked, both, candidate.layout, candidate.groups))
         added = _added(candidate)
         saving = _minus(stay_per_hour, added)
         # Where nothing is saved as expected, nobody asks what it would be at worst.
@@ -116,6 +121,15 @@ def weigh(
     price = supplies[here.pool].price
     in_force_per_hour = None if price is None else price * in_force.groups * in_force.gpus
     return Weighed(asked, stay, stay_per_hour, in_force_per_hour, tuple(options), answer, expected)
+
+
+def _taken_by(supply: Supply, nodes: Iterable[str], asked: Question, in_force: Allocation) -> Supply:
+    """The pool with what the placement in force holds there: during a move within a pool both sides need room."""
+    member = group_demand(asked.deployment, in_force, supply.pool).member
+    used = dict(supply.used)
+    for node in nodes:
+        used[node] = used.get(node, Usage()) + member
+    return replace(supply, used=used)
 
 
 def _at(believe: Believe, deviations: float) -> Callable[[Layout], float]:

@@ -221,6 +221,13 @@ def groups_wanted(question: Question, supply: Supply, layout: Layout, for_traffi
     return _wanted(_Prediction(question, supply, demand, needed), fewest, most)
 
 
+def why_waits(question: Question, supply: Supply, layout: Layout, groups: int) -> str:
+    """Why so many groups find no room now; empty if they do."""
+    demand = group_demand(question.deployment, layout.allocation(1), supply.pool)
+    now = supply.room_now(demand)
+    return _waits(supply, demand, groups, now) if groups > now else ""
+
+
 def most_groups(question: Question, supply: Supply, layout: Layout) -> int:
     """Groups that limits, scaling.max and the pool's nodes allow."""
     return _tightest(question, supply, group_demand(question.deployment, layout.allocation(1), supply.pool)).groups
