@@ -19,7 +19,7 @@ from tests.support.cluster import Cluster, Manifest, eventually
 pytestmark = pytest.mark.triton
 
 NAME = "llama"
-LIMIT = 120.0
+LIMIT = 240.0
 RATE = 8
 """Requests per second."""
 SLOW = "4"
@@ -113,6 +113,7 @@ async def ended(api: Cluster, before: int) -> dict[str, Any]:
     return await eventually(told, timeout=LIMIT)
 
 
+@pytest.mark.timeout(900)
 async def test_a_pool_that_becomes_slow_is_left_and_what_is_worse_is_given_back_without_a_lost_request(
     moving_site: LocalCluster,
 ) -> None:
