@@ -80,6 +80,7 @@ def build_registry(tell: Tell, connection: Callable[[], Awaitable[kopf.Connectio
         settings.scanning.disabled = True
         settings.peering.standalone = True
         settings.posting.enabled = False
+        settings.queueing.idle_timeout = 0.5  # a task per deployment lingers for so long after its last event
         settings.watching.server_timeout = 290
         settings.watching.connect_timeout = 10
         settings.networking.connect_timeout = 5

@@ -13,8 +13,9 @@ from typing import Any
 
 from berth.controller.world import Key, deployment_key
 from berth.kube.kinds import Object
+from berth.kube.sharing import shared
 
-BELIEVED_SECONDS = 10.0
+BELIEVED_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Copies:
     def _put(self, key: Key, obj: Object, *, own: bool) -> None:
         self._forget_old()
         metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
-        self._copies[key] = _Copy({**obj, "metadata": metadata}, _version(obj), self._now(), own)
+        kept = shared({**obj, "metadata": metadata})
+        self._copies[key] = _Copy(kept, _version(obj), self._now(), own)
         self._copies.move_to_end(key)
 
     def _forget_old(self) -> None:
