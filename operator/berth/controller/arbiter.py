@@ -171,15 +171,14 @@ class Arbiter:
                         continue
                     return Shortage("WaitingForCapacity", answer.reason)
                 unseen = set() if claim.pool.spec.gpu_budget is not None else set(answer.nodes) - looked
-                if not unseen:
+                news = [await self._look(name, claim.demand.resource_name) for name in sorted(unseen)]
+                looked |= unseen
+                if not any(news):
                     await self._create(claim, answer.nodes)
                     waiting.pop(claim.name, None)
                     self._since.pop(claim.name, None)
                     self._settle_loan(pool, claim, answer.nodes)
                     return None
-                for name in sorted(unseen):
-                    await self._look(name, claim.demand.resource_name)
-                looked |= unseen
             return Shortage("WaitingForCapacity", f"others keep taking the free nodes of pool {pool}")
 
     def forget(self, key: Key, groups: frozenset[int] = frozenset()) -> None:
@@ -309,10 +308,13 @@ class Arbiter:
         for name in set(nodes) & set(loan.left):
             loan.left[name] = max(0, loan.left[name] - claim.demand.gpus_per_member)
 
-    async def _look(self, node: str, resource_name: str) -> None:
+    async def _look(self, node: str, resource_name: str) -> bool:
+        """Reads what others have on a node; whether that is another answer than was known or taken for granted."""
         listing = await self._client.list(POD, field_selector=f"spec.nodeName={node}")
         others = [pod for pod in listing.items if not self._world.sees(pod)]
-        self._foreign[node] = _Foreign(tuple(bound_pods(others, resource_name)), self._now())
+        found, known = tuple(bound_pods(others, resource_name)), self._foreign.get(node)
+        self._foreign[node] = _Foreign(found, self._now())
+        return found != (known.pods if known else ())
 
     def _bound(self, resource_name: str, nodes: Iterable[NodeView]) -> list[PodUsage]:
         names = {node.name for node in nodes}
@@ -328,7 +330,7 @@ class Arbiter:
         by_name = {node.name: node for node in nodes}
         others = (
             group["spec"].get("plannedNodes") or ()
-            for group in self._holding()
+            for group in self._wanted((*self._world.groups_of(claim.owner_uid), *self._granted.values()))
             if (parse.owner_of(group, "LLMDeployment") or {}).get("uid") == claim.owner_uid
             and group["spec"]["group"] != f"g{claim.group}"
         )
@@ -345,9 +347,13 @@ class Arbiter:
             if uid not in known and not self._world.groups.has_seen(granted["metadata"]["resourceVersion"])
         }
         self._asked = {uid: asked for uid, asked in self._asked.items() if uid in known or uid in self._granted}
+        return self._wanted((*stored, *self._granted.values()), *others)
+
+    @staticmethod
+    def _wanted(groups: Iterable[Object], *others: str) -> list[Object]:
         return [
             group
-            for group in (*stored, *self._granted.values())
+            for group in groups
             if parse.lifecycle(group) in (labels.RESERVED, labels.COMMITTED, *others)
             and "deletionTimestamp" not in group["metadata"]
         ]

@@ -98,7 +98,7 @@ class World:
             )
 
         # All ReplicaGroups are Berth's: one that lost its labels is still seen. Of the others only those that say so.
-        self.groups = reflect(REPLICA_GROUP, self._held_something, index=_owner_uid)
+        self.groups = reflect(REPLICA_GROUP, self._held_something, index=owner_uid)
         self.pods = reflect(POD, self._held_something, _slim_pod, selector=own, index=_deployment_uid)
         self.children = {
             kind.name: reflect(kind, self._child, _slim_child, selector=own, index=_deployment_uid)
@@ -200,7 +200,7 @@ def _deployment_uid(obj: Object) -> Iterable[str]:
     return (obj["metadata"].get("labels", {}).get(labels.DEPLOYMENT_UID, ""),)
 
 
-def _owner_uid(obj: Object) -> Iterable[str]:
+def owner_uid(obj: Object) -> Iterable[str]:
     owner = parse.owner_of(obj, "LLMDeployment")
     return (owner["uid"],) if owner else ()
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from berth import labels
 from berth.api.gpupool import parse_gpupool
 from berth.controller.arbiter import HOLD_SECONDS, Arbiter, Claim
-from berth.controller.world import deployment_key
+from berth.controller.world import BY_DEPLOYMENT, deployment_key, owner_uid
 from berth.core.capacity import Demand
 from berth.core.observed import Shortage
 from berth.core.spread import SpreadGoal
@@ -48,7 +48,7 @@ class Room:
 
     nodes: int = 3
     now: float = 0.0
-    groups: Store = field(default_factory=Store)
+    groups: Store = field(default_factory=lambda: Store({BY_DEPLOYMENT: owner_uid}))
     quiet: set[str] = field(default_factory=set)
     """Nodes that give no sign of life any more."""
     others: dict[str, int] = field(default_factory=dict)
@@ -75,6 +75,7 @@ class Room:
         self._world: Any = SimpleNamespace(
             nodes=SimpleNamespace(store=node_store),
             groups=SimpleNamespace(store=self.groups, has_seen=lambda version: True),
+            groups_of=lambda uid: self.groups.by_index(BY_DEPLOYMENT, uid),
             pods=SimpleNamespace(store=Store()),
             sees=lambda pod: False,
         )
