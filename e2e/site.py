@@ -28,7 +28,7 @@ class Site:
     triton: Archive
 
     def repair(self) -> None:
-        """Every node runs, is Ready, takes pods and has healthy GPUs; what is so already is left alone."""
+        """Every node runs, is Ready, takes pods and has healthy GPUs; pools are those of the samples."""
         for container in kind.containers(self.cluster.name):
             state = run("docker", "inspect", "--format={{.State.Status}}", container).strip()
             if state == "paused":
@@ -46,6 +46,7 @@ class Site:
             mockgpus.heal_devices(node)
             run("docker", "exec", node, "systemctl", "start", "containerd", "kubelet")
             self.cluster.kubectl("uncordon", node)
+        self.cluster.kubectl.apply(*pools())
         wait("every node is Ready with its GPUs", self._whole, timeout=180, every=1)
 
     def _whole(self) -> bool:
@@ -63,8 +64,7 @@ def up(detection: Detection | None = None) -> Site:
     cluster.load(triton, cluster.nodes())
     berth = Berth(cluster, operator)
     berth.install()
-    for pool in pools():
-        cluster.kubectl.apply(pool)
+    cluster.kubectl.apply(*pools())
     traffic.install(cluster, operator)
     return Site(cluster, berth, triton)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 
@@ -67,6 +68,11 @@ def signal_container(pod: Manifest, signal: str) -> None:
 def hang_engine(kubectl: Kubectl, pod: Manifest) -> None:
     """The engine takes no further step; Triton's own health goes on to be 200."""
     in_pod(kubectl, pod, "-c", _FAULT_FILE, '{"hang": true}')
+
+
+def slow_engine(kubectl: Kubectl, pod: Manifest, times: float) -> None:
+    """Every step of the engine takes so many times as long."""
+    in_pod(kubectl, pod, "-c", _FAULT_FILE, json.dumps({"slow": times}))
 
 
 def http_status(kubectl: Kubectl, pod: Manifest, port: int, path: str) -> int:
