@@ -13,11 +13,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, Literal, TextIO
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 Format = Literal["text", "json"]
 FORMATS: Final[tuple[Format, ...]] = ("text", "json")
 KEYS: Final = ("namespace", "deployment", "group", "incarnation", "pool")
+
+_KOPFS_OWN: Final = ("settings", "k8s_skip", "k8s_ref")
+"""What kopf attaches to its records for itself."""
 
 _about: ContextVar[Mapping[str, str | int]] = ContextVar("about", default={})  # noqa: B039 - never changed in place
 
@@ -38,6 +42,8 @@ def configure(format_: Format, *, verbose: bool = False, stream: TextIO = sys.st
     handler.addFilter(_tell_about)
     handler.setFormatter(_text() if format_ == "text" else _json())
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
+    # It tells of every event that it passes on.
+    logging.getLogger("kopf").setLevel(logging.DEBUG if verbose else logging.WARNING)
 
 
 def _tell_about(record: logging.LogRecord) -> bool:
@@ -52,6 +58,8 @@ def _json() -> logging.Formatter:
         style="sequence",
         rename_fields={"levelname": "level", "name": "logger", "exc_info": "exception"},
         timestamp="time",
+        reserved_attrs=[*RESERVED_ATTRS, *_KOPFS_OWN],
+        json_default=str,  # a library may attach anything to its records
     )
 
 

@@ -7,8 +7,10 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from kopf import Body, ObjectLogger, OperatorSettings
 
 from berth import logs
 
@@ -20,6 +22,7 @@ def stream() -> Iterator[io.StringIO]:
     yield io.StringIO()
     root.handlers[:] = handlers
     root.setLevel(level)
+    logging.getLogger("kopf").setLevel(logging.NOTSET)
 
 
 def test_a_json_line_has_time_level_logger_message_and_what_it_is_about(stream: io.StringIO) -> None:
@@ -44,6 +47,25 @@ def test_hostile_text_stays_inside_its_line(stream: io.StringIO) -> None:
     logging.getLogger().info('"}\n{"level": "FORGED"')
     (line,) = stream.getvalue().splitlines()
     assert json.loads(line)["level"] == "INFO"
+
+
+def test_what_a_library_attaches_to_its_records_breaks_no_line(
+    stream: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("json", stream=stream)
+    kopfs = ObjectLogger(body=Body({"metadata": {"name": "llama"}}), settings=OperatorSettings())
+    kopfs.warning("watch ended")
+    logging.getLogger("library.of.others").warning("odd", extra={"queue": ThreadPoolExecutor()})
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert {**first, "time": ""} == {"level": "WARNING", "logger": "kopf.objects", "message": "watch ended", "time": ""}
+    assert "ThreadPoolExecutor" in second["queue"]
+    assert capsys.readouterr().err == ""
+
+
+def test_every_event_that_kopf_passes_on_is_told_only_to_those_who_asked(stream: io.StringIO) -> None:
+    logs.configure("json", stream=stream)
+    logging.getLogger("kopf.objects").info("Handler 'changed' succeeded.")
+    assert stream.getvalue() == ""
 
 
 def test_a_trace_is_part_of_its_json_line(stream: io.StringIO) -> None:
