@@ -15,7 +15,7 @@ from berth.controller.world import Key, deployment_key
 from berth.kube.kinds import Object
 from berth.kube.sharing import shared
 
-BELIEVED_SECONDS = 30.0
+BELIEVED_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from berth.core.groups import State
 
 PROGRESS_SECONDS: Final = 1.0
 """Progress is told at most this often; a start that is over sooner tells its end alone."""
-BUSY_SECONDS: Final = 15.0
+BUSY_SECONDS: Final = 60.0
 """The same while many deployments wait for their turn: starting one goes before telling how far others are."""
 _PROGRESS: Final = frozenset({"summary", "groups", "groupCounts", "conditions"})
 _STARTING: Final = frozenset({State.RESERVED, State.STARTING, State.WARMING})
