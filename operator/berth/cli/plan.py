@@ -124,7 +124,7 @@ def _pools_of_cluster(kubeconfig: str | None, context: str, name: str) -> list[d
         raise ValueError(f"{name} holds no GPUPool, and there is no kubeconfig to ask a cluster: give --pools")
 
     async def ask() -> list[dict[str, Any]]:
-        async with ApiClient(await auth.configuration(str(path), context)) as api:
+        async with ApiClient(await auth.configuration(str(path), context, plugins=True)) as api:
             listing = await KubeClient(api).list(GPU_POOL)
             return [{**item, "apiVersion": "berth.dev/v1alpha1", "kind": "GPUPool"} for item in listing.items]
 

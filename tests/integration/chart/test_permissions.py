@@ -178,16 +178,19 @@ async def placed_and_moved(site: Site) -> None:
     there = await pool(site, "H100-SXM-80", pricePerGPUHour="9.90")
     await site.cluster.create(automatic(site, pools=(here, there), replicaGroups={"minAvailable": 2}))
     await site.settled()
-    for text, pool_wanted in ((f"move {there} bf16 tp1 x2", there), ("rollback", here)):
-        await site.patch({"metadata": {"annotations": {"berth.dev/request": text}}})
+    for request, wanted in ((f"move {there} bf16 tp1 x2", there), ("rollback", here)):
+        await site.patch({"metadata": {"annotations": {"berth.dev/request": request}}})
+        await eventually(partial(_done_on, site, request, wanted), timeout=120)
 
-        async def stands(wanted: str = pool_wanted) -> bool:
-            found = await site.get()
-            assert {each["pool"] for each in found["status"]["groups"] if each["state"] == "Serving"} >= {wanted}
-            return len(await site.serving()) == 2
 
-        await eventually(stands, timeout=120)
-        assert (await site.get())["status"]["request"]["result"] == "Done"
+async def _done_on(site: Site, request: str, pool: str) -> bool:
+    """What was asked for is done, and both groups get their requests on that pool."""
+    reply = (await site.get())["status"].get("request") or {}
+    assert (reply.get("text"), reply.get("result")) == (request, "Done"), reply
+    found = [pod["metadata"]["labels"] for pod in await site.pods()]
+    serving = [each["berth.dev/pool"] for each in found if each.get("berth.dev/serving") == "true"]
+    assert serving == [pool, pool], serving
+    return True
 
 
 async def led_off_a_node(site: Site) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.integration.controller.conftest import Site
+from tests.integration.placement.test_auto import automatic, pool
 from tests.support.berth import running_berth
 from tests.support.cluster import eventually
 
@@ -37,3 +38,23 @@ async def test_a_namespace_holds_no_more_than_it_may_and_takes_what_becomes_free
 
         await eventually(all_serve)
         assert len([group for group in await site.groups() if "deletionTimestamp" not in group["metadata"]]) == 3
+
+
+async def test_the_planner_chooses_no_more_than_a_namespace_may_hold_and_says_so(site: Site, kubeconfig: Path) -> None:
+    async with running_berth(kubeconfig, site.namespace, namespace_gpus=4):
+        first = await pool(site, "H100-SXM-80")
+        await site.cluster.create(site.deployment(first, "other", tp=2, groups=1))
+        await site.settled("other")
+        await site.cluster.create(automatic(site, pools=(first,), replicaGroups={"minAvailable": 3}))
+
+        async def told() -> str:
+            found = await site.get()
+            message = {each["type"]: each for each in found["status"]["conditions"]}["Placed"]["message"]
+            assert "may hold 2 GPUs beside its other deployments" in message, found["status"]
+            return str(message)
+
+        assert "raise its setting namespaceGpus" in await eventually(told)
+        assert not await site.groups("llama")
+        await site.cluster.delete("llmdeployments", "other", site.namespace)
+        await site.settled()
+        assert len(await site.serving()) == 3

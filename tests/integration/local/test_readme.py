@@ -67,6 +67,7 @@ def test_the_tour_can_be_typed(state: Path) -> None:
 
     assert "H100-SXM-80" in answer("kubectl get gpupools")
     assert re.search(r"llama-70b +(\d)/\1 ", answer("kubectl get llmd,"))
+    assert re.match(r"llama-70b  serving  \((\d) of \1 groups", answer("berth status"))
     assert '"text_output":"w1 w2 w3 w4 w5"' in answer("curl")
     assert "EngineLost" in answer("berth local logs")
     assert "GroupRestarted" in answer("kubectl get events")

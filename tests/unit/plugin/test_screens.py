@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from berth.cli.kubectl import requests, status_text
 from berth.cli.kubectl.cluster import Told
@@ -98,6 +102,39 @@ def test_what_is_missing_is_never_zero() -> None:
     shown = "\n".join(status_text.lines(cases.refused(), cases.NOW))
     assert " 0ms" not in shown
     assert " 0 tok/s" not in shown
+
+
+ALWAYS = ("name", "type", "status", "reason", "pool", "variant", "allocations", "scope", "metric", "factor")
+"""Fields that what they stand in never lacks."""
+
+
+def without(value: Any, lost: Callable[[], bool]) -> Any:
+    """The value without whatever optional part `lost` says."""
+    if isinstance(value, dict):
+        return {key: without(part, lost) for key, part in value.items() if key in ALWAYS or not lost()}
+    return [without(part, lost) for part in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("make", [cases.healthy, cases.moving, cases.refused])
+@settings(max_examples=40, deadline=None)
+@given(seed=st.randoms(use_true_random=False), share=st.floats(0.05, 0.9))
+def test_whatever_status_lacks_every_screen_has_words_for_it(make: Any, seed: Any, share: float) -> None:
+    found = make()
+    found["status"] = without(found["status"], lambda: seed.random() < share)
+    live = without(cases.LIVE, lambda: seed.random() < share)
+    shown = [
+        *status_text.lines(found, cases.NOW, live),
+        *explain_lines(found),
+        *top_lines([entry(found, live)], namespaces=True, groups=True),
+    ]
+    for preview in (
+        lambda: requests.failover_lines(found, "g1", cases.NOW),
+        lambda: requests.back_lines(found),
+        lambda: requests.move_lines(found, requests.destination(found, Wanted("a100-40", "bf16", 8)), "", None),
+    ):
+        with contextlib.suppress(Told):
+            shown += preview()
+    assert not any("None" in line for line in shown), shown
 
 
 def test_nothing_that_a_pod_said_is_obeyed_by_a_terminal() -> None:

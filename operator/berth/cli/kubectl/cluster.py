@@ -130,6 +130,8 @@ class Cluster:
         from berth.kube.errors import NotFound
         from berth.kube.kinds import LLM_DEPLOYMENT
 
+        if not name:
+            raise Told("name a deployment: kubectl get llmd lists them")
         try:
             return await self.client.get(LLM_DEPLOYMENT, self.namespace, name)
         except NotFound:

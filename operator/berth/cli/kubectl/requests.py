@@ -137,7 +137,7 @@ def failover_lines(deployment: Object, group: str, now: float) -> Iterator[str]:
     since = unix_seconds(known.get("since"))
     yield f"failover {group} of {name}"
     nodes = ", ".join(known.get("nodes") or ()) or "no node yet"
-    standing = f"{known.get('state')} on {nodes} since {age(None if since is None else now - since)}"
+    standing = f"{known.get('state', '-')} on {nodes} since {age(None if since is None else now - since)}"
     yield f"  now        {standing}, incarnation {known.get('incarnation', '-')}"
     ready, needed = status.get("readyReplicas", 0), status.get("needed", 1)
     left = max(0, ready - 1) if known.get("state") == "Serving" else ready
@@ -158,9 +158,10 @@ def back_lines(deployment: Object) -> Iterator[str]:
     current = ((deployment.get("status") or {}).get("moves") or {}).get("current")
     if not current:
         raise Told(f"no move of {name} is under way")
-    yield f"take the move of {name} back, which is {current.get('phase')}"
-    yield f"  from  {describe(current['to'][0])}"
-    yield f"  to    {describe(current['from'][0])}"
+    yield f"take the move of {name} back, which is {current.get('phase', '-')}"
+    for word, side in (("from", "to"), ("to", "from")):
+        if current.get(side):
+            yield f"  {word:6}{describe(current[side][0])}"
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,8 @@ def destination(deployment: Object, wanted: Wanted) -> dict[str, Any]:
         groups = wanted.groups or possible["allocations"][0].get("groups", 1)
         same = groups == possible["allocations"][0].get("groups", 1)
         figures = possible if same else {}  # of another number of groups nothing is known
-        return {**figures, "allocations": [{**possible["allocations"][0], "groups": groups}]}
+        split = {"tensorParallel": 1, "pipelineParallel": 1}
+        return {**figures, "allocations": [{**split, **possible["allocations"][0], "groups": groups}]}
     if wanted.variant and wanted.tensor_parallel:
         split = {"tensorParallel": wanted.tensor_parallel, "pipelineParallel": wanted.pipeline_parallel or 1}
         count = {"groups": wanted.groups} if wanted.groups else {}
@@ -280,7 +282,7 @@ def _warnings(found: Object) -> Iterator[str]:
         yield f"  ! spec.pause is {pause}: kubectl berth resume {found['metadata']['name']}"
     known = (found.get("status") or {}).get("request") or {}
     if known.get("result") == "Waiting":
-        yield f"  ! this replaces a request that still waits: {known.get('text')}"
+        yield f"  ! this replaces a request that still waits: {known.get('text', '-')}"
 
 
 async def _send(cluster: Cluster, found: Object, request: str, *, dry_run: bool) -> Object:

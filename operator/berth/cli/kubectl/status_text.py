@@ -101,7 +101,7 @@ def _move(status: Document, now: float) -> Iterator[str]:
         sides = [describe(side[0]) for side in (current.get("from"), current.get("to")) if side]
         left = unix_seconds(current.get("deadline"))
         until = f", given up in {age(left - now)}" if left is not None and left > now else ""
-        yield _line("move", f"{' -> '.join(sides)}: {current.get('phase')} since {_ago(current, now)}{until}")
+        yield _line("move", f"{' -> '.join(sides)}: {current.get('phase', '-')} since {_ago(current, now)}{until}")
 
 
 def _objectives(deployment: Document) -> Iterator[str]:
@@ -194,11 +194,11 @@ def _happened(status: Document, now: float) -> Iterator[str]:
         yield f"  last failure  {told}{': ' if phases else ''}{', '.join(phases)}"
     ended = next(iter((status.get("moves") or {}).get("recent") or ()), None)
     if ended:
-        told = f"{ended.get('result')}  {_ago(ended, now, 'finishedAt')} ago  {ended.get('reason', '')}"
+        told = f"{ended.get('result', '-')}  {_ago(ended, now, 'finishedAt')} ago  {ended.get('reason', '')}"
         yield f"  last move     {told}".rstrip()
     request = status.get("request")
     if request:
-        yield f"  last request  {request.get('text')}: {request.get('result')}: {request.get('message', '')}"
+        yield f"  last request  {request.get('text', '-')}: {request.get('result', '-')}: {request.get('message', '')}"
 
 
 def _attention(status: Document) -> Iterator[str]:
