@@ -13,8 +13,12 @@ from typing import Any
 
 import yaml
 from kubernetes.aio.client import Configuration
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
-from kubernetes.aio.config.kube_config import KubeConfigMerger
+from kubernetes.aio.config import (
+    ConfigException,
+    list_kube_config_contexts,
+    load_incluster_config,
+    load_kube_config,
+)
 
 from berth.settings import InvalidSettings
 
@@ -57,9 +61,9 @@ def namespace(kubeconfig: str, context: str = "") -> str:
     """The namespace of the context, empty if it names none; in a pod, that of the pod."""
     if not kubeconfig:
         return _POD_NAMESPACE.read_text().strip() if _POD_NAMESPACE.exists() else ""
-    merged = KubeConfigMerger(kubeconfig).config.value
-    chosen = _named(merged, "contexts", "context", context or merged.get("current-context"))
-    return str(chosen.get("namespace") or "")
+    contexts, current = list_kube_config_contexts(kubeconfig)
+    chosen = next((each for each in contexts if each["name"] == context), current)
+    return str((chosen.get("context") or {}).get("namespace") or "")
 
 
 def _refuse_unsafe(path: Path, context: str) -> None:

@@ -48,9 +48,8 @@ async def test_the_planner_chooses_no_more_than_a_namespace_may_hold_and_says_so
         await site.cluster.create(automatic(site, pools=(first,), replicaGroups={"minAvailable": 3}))
 
         async def told() -> str:
-            found = await site.get()
-            message = {each["type"]: each for each in found["status"]["conditions"]}["Placed"]["message"]
-            assert "may hold 2 GPUs beside its other deployments" in message, found["status"]
+            message = (await site.condition("Placed")).get("message", "")
+            assert "may hold 2 GPUs beside its other deployments" in message, await site.get()
             return str(message)
 
         assert "raise its setting namespaceGpus" in await eventually(told)

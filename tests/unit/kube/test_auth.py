@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import datetime
+import json
+import os
 import types
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,17 @@ import pytest
 import yaml
 from kubernetes.aio.config import incluster_config
 
-from berth.kube.auth import configuration
+from berth.kube.auth import configuration, namespace
 from berth.settings import InvalidSettings
+
+CREDENTIAL = json.dumps(
+    {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": "made-for-you"},
+    }
+)
+"""What a plugin prints."""
 
 
 def write(folder: Path, user: dict[str, Any], cluster: dict[str, Any] | None = None) -> str:
@@ -30,6 +41,27 @@ async def test_a_kubeconfig_with_a_token_is_enough(tmp_path: Path) -> None:
     assert config.host == "https://127.0.0.1:1"
     assert await config.get_api_key_with_prefix("BearerToken") == "Bearer secret"
     assert config.verify_ssl
+
+
+def test_the_namespace_is_that_of_the_context_in_one_file_or_several(tmp_path: Path) -> None:
+    first = write(tmp_path, {"token": "x"})
+    second = tmp_path / "second"
+    there = {"name": "there", "context": {"cluster": "c", "user": "u", "namespace": "models"}}
+    second.write_text(yaml.safe_dump({"current-context": "there", "contexts": [there], "clusters": [], "users": []}))
+    assert namespace(first) == ""
+    both = os.pathsep.join([first, str(tmp_path / "absent"), str(second)])
+    assert namespace(both) == "models"
+    assert namespace(both, "here") == ""
+    assert namespace(both, "there") == "models"
+
+
+async def test_a_person_may_have_plugins_and_several_files(tmp_path: Path) -> None:
+    command = {"apiVersion": "client.authentication.k8s.io/v1", "command": "echo", "args": [CREDENTIAL]}
+    path = os.pathsep.join(
+        [str(tmp_path / "absent"), write(tmp_path, {"exec": {**command, "interactiveMode": "Never"}})]
+    )
+    config = await configuration(path, plugins=True)
+    assert await config.get_api_key_with_prefix("BearerToken", alias="authorization") == "Bearer made-for-you"
 
 
 @pytest.mark.parametrize("plugin", ["exec", "auth-provider"])
