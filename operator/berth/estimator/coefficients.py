@@ -25,9 +25,9 @@ Condition = Mapping[str, str]
 """Kind of level (`gpu`, `generation`, ...) to the level that holds."""
 
 LEVELS: Final[Mapping[str, tuple[str, ...]]] = {
-    "bandwidth": ("gpu", "generation", "weights"),
+    "bandwidth": ("gpu", "generation", "weights", "scales"),
     "kv_bandwidth": ("gpu", "generation"),
-    "compute": ("arithmetic", "generation", "mixture"),
+    "compute": ("arithmetic", "generation", "mixture", "scales"),
     "attention_compute": ("gpu", "generation"),
     "softness": (),
     "narrowing": (),
@@ -36,13 +36,18 @@ LEVELS: Final[Mapping[str, tuple[str, ...]]] = {
     "split_activations": (),
     "all_reduce": ("link",),
     "all_reduce_wait": ("link", "generation"),
-    "layer_overhead": ("gpu", "style", "generation", "version"),
+    "layer_overhead": ("gpu", "host", "style", "generation", "version"),
     "step_overhead": ("style", "generation"),
     "sequence_overhead": ("style", "generation", "version"),
     "interference": ("generation",),
     "reserve": ("generation",),
 }
 """Which kinds of level each coefficient has factors for."""
+
+
+_BLOCK_SCALED: Final = ("qwen3", "deepseek-v3", "deepseek-r1", "kimi-k2")
+"""Models whose FP8 checkpoints have a scale per block of 128 x 128 weights and quantise activations as they come: other
+kernels than those of one scale per matrix. Source: the quantization_config of their config.json."""
 
 
 def condition(model: ModelSpec, gpu: GPUType, tensor_parallel: int, precision: str, runtime: Runtime) -> Condition:
@@ -52,10 +57,12 @@ def condition(model: ModelSpec, gpu: GPUType, tensor_parallel: int, precision: s
     return {
         "gpu": chip,
         "weights": _weights(weights, runtime),
+        "scales": "blocks" if weights.name == "fp8" and model.name.startswith(_BLOCK_SCALED) else "",
         "arithmetic": f"{chip}/{weights.arithmetic}",
         "generation": runtime.generation,
         "version": runtime.version,
         "style": runtime.style,
+        "host": f"eager/{gpu.architecture}" if runtime.style == "eager" else "",
         "mixture": "experts" if model.experts else "dense",
         "kernel": attention_kernel(runtime, model.heads / model.kv_heads),
         "link": "NVLink" if gpu.link == NVLINK else f"PCIe x{tensor_parallel}",
@@ -81,6 +88,20 @@ def hiding(condition: Condition) -> float:
     return _HIDING.get(condition["style"], 1.0)
 
 
+_PREFILL_FIRST: Final = frozenset({"sglang", "tgi", "vllm-2023", "vllm-2024"})
+"""Runtimes that, where they are left as they come, run the prompts that wait before any further step of decoding."""
+
+
+def lock_step(condition: Condition) -> float:
+    """Share of `Coefficients.interference` that such a scheduler leaves in a benchmark of equal requests.
+
+    All requests of a burst decode together and end together, so the next prompts come as a burst again. A request sees
+    the prompts that run after its own, on average half of them; the rest is in the time to first token. Where prompts
+    and decoding share iterations, those first in a burst get ahead and the burst spreads out.
+    """
+    return 0.5 if condition["generation"] in _PREFILL_FIRST else 1.0
+
+
 @dataclass(frozen=True)
 class FittedCoefficients:
     """The data file: base values, factors by level, error quantiles, and where all of it comes from."""
@@ -97,6 +118,7 @@ class FittedCoefficients:
         for name, kinds in self.factors.items():
             for kind, levels in kinds.items():
                 values[name] *= levels.get(condition.get(kind, ""), 1.0)
+        values["interference"] *= lock_step(condition)
         return Coefficients(**{field.name: values[field.name] for field in fields(Coefficients)})
 
     def knows(self, runtime: Runtime) -> bool:

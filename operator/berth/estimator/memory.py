@@ -29,8 +29,8 @@ UNSUPPORTED: Final = "unsupported"
 
 REQUESTS_TO_FIT: Final = 4
 """A copy fits when this many requests fit its KV cache even at the high reserve."""
-RESERVE_RANGE: Final = (0.5, 1.0, 2.5)
-"""Low, mid and high reserve as multiples of the fitted one: covers the 1.5-6.5 GiB seen over runtime generations."""
+RESERVE_SEEN: Final = (0.9 * GIB, 5.1 * GIB)
+"""Lowest and highest reserve: runtime generations took 1.5 to 6.5 GiB with their activations, which are 0.6 to 1.4."""
 
 
 def activation_bytes(copy: ModelCopy, max_num_tokens: Numbers) -> Numbers:
@@ -154,7 +154,7 @@ def unsupported(
 def account_for(copy: ModelCopy, reserve: float, max_num_tokens: float) -> Fit:
     """The memory account of a copy, with verdict ok."""
     activations = float(activation_bytes(copy, max_num_tokens))
-    low, mid, high = (factor * reserve for factor in RESERVE_RANGE)
+    low, mid, high = min(reserve, RESERVE_SEEN[0]), reserve, max(reserve, RESERVE_SEEN[1])
     rooms = [int(kv_tokens(copy, r, max_num_tokens)) for r in (high, mid, low)]
     weights = float(copy.stage_weights)
     return Fit(

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from berth.estimator.coefficients import condition, fitted, lock_step
 from berth.estimator.published import METRICS, Unsupported, measurement
-from berth.estimator.rows import predict_row, predict_rows
+from berth.estimator.rows import coefficients_of, predict_row, predict_rows
 from berth.estimator.runtimes import attention_kernel, runtime_of
 
 ROW = {
@@ -117,6 +118,31 @@ def test_what_is_not_stated_is_inferred() -> None:
     assert measurement(row(kv_precision="not stated")).kv_precision == "fp8"  # built FP8 engines keep theirs in FP8
     assert measurement(row(kv_precision="", source="vLLM 0.10", notes="")).kv_precision == "bf16"
     assert measurement(row(gpu="V100-SXM", gpu_mem_gb="32", weights_precision="")).precision == "fp16"
+
+
+def test_lengths_drawn_below_the_stated_ones_are_read_as_their_mean() -> None:
+    found = measurement(row(source="InferenceMAX (2025-10-29)"))
+    assert (found.prompt, found.output) == (900, 900)
+
+
+def test_block_scaled_checkpoints_multiply_slower_than_one_scale_per_matrix() -> None:
+    blocks, plain = (coefficients_of(measurement(row(model=name)), fitted()) for name in ("Qwen3-32B", "Qwen2.5-32B"))
+    wide = coefficients_of(measurement(row(model="Qwen3-32B", weights_precision="bf16", kv_precision="bf16")), fitted())
+    assert blocks.compute < 0.8 * plain.compute
+    assert wide.bandwidth >= blocks.bandwidth
+
+
+def test_schedulers_that_run_prompts_first_keep_equal_requests_in_lock_step() -> None:
+    def interference(source: str) -> float:
+        found = measurement(row(source=source, notes="", weights_precision="bf16", kv_precision="bf16"))
+        return lock_step(condition(found.model, found.gpu, 2, found.precision, found.runtime))
+
+    assert [interference(source) for source in ("SGLang 0.5", "vLLM 0.3", "vLLM 0.10", "TensorRT-LLM 1.0")] == [
+        0.5,
+        0.5,
+        1.0,
+        1.0,
+    ]
 
 
 @pytest.mark.parametrize(
