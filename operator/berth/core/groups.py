@@ -54,6 +54,8 @@ FAILED_MEMBER_GRACE_SECONDS = 5
 """Long enough for a clean exit, short enough that the replacement can inherit the GPUs."""
 ROUTING_SETTLE_SECONDS = 2.0
 """A leader without requests has drained only once Services stopped routing to it: kube-proxy syncs every second."""
+HEARD_WITHIN_SECONDS = 15.0
+"""What a leader said of its requests counts for so long: a few looks of the monitor."""
 ANSWERS_STILL = frozenset({"GPUUnhealthy", "Requested"})
 """Reasons to give up a group whose leader may well answer until it is deleted."""
 LONGEST_FAREWELL_SECONDS = 30.0
@@ -321,6 +323,13 @@ def _finished(leader: Member, answer: Answer | None, since: float) -> bool:
     return answer.in_flight == 0 and answer.at >= since + ROUTING_SETTLE_SECONDS
 
 
+def _has_requests(leader: Member, answer: Answer | None, now: float) -> bool:
+    """As it said itself, just now."""
+    if answer is None or (answer.uid, answer.restarts) != (leader.uid, leader.restarts):
+        return False
+    return bool(answer.in_flight) and now - answer.at < HEARD_WITHIN_SECONDS
+
+
 def _stuck(member: Member, around: Surroundings, now: float) -> bool:
     """Nobody on its node will ever confirm its end."""
     node = around.of(member)
@@ -336,8 +345,9 @@ def _draining(group: Group, answer: Answer | None, policy: GroupPolicy, now: flo
     retired_at = group.retired_at
     left = retired_at + policy.drain_timeout - now
     leader = group.leader
-    idle = leader is None or not leader.ready or leader.token_restarts is None
-    idle = idle or (leader is not None and _finished(leader, answer, retired_at))
+    idle = leader is None or leader.token_restarts is None or _finished(leader, answer, retired_at)
+    # Not to be ready is part of draining; where nothing is heard from it any more it is the end of it.
+    idle = idle or not (leader is None or leader.ready or _has_requests(leader, answer, now))
     remaining = [member for member in group.members if not member.deleting]
     if idle or left <= 0:
         deletes = tuple(DeleteMember(member, None) for member in remaining)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 
 from berth.api.common import seconds
 from tests.integration.controller.conftest import Site
+from tests.integration.controller.test_failover import end, replaced
+from tests.integration.controller.test_several_nodes import waiting
 from tests.support.berth import Clock, RunningBerth, ScriptedLeaders, running_berth
 from tests.support.cluster import eventually
 
@@ -154,7 +157,28 @@ async def report_gpu(site: Site, pod: dict[str, Any], health: str) -> None:
     await site.cluster.patch("pods", pod["metadata"]["name"], site.namespace, body, subresource="status")
 
 
-async def test_a_sick_gpu_ends_the_group_that_holds_it_and_the_node_is_avoided(site: Site, quick: RunningBerth) -> None:
+async def test_a_group_is_not_placed_again_on_the_node_that_took_a_member_along(
+    site: Site, quick: RunningBerth, leaders: ScriptedLeaders
+) -> None:
+    """Its leader knows first: a member's beats stop long before the Lease of its node is late."""
+    pool = await site.pool(nodes=2)
+    await site.create(site.deployment(pool, tp=8, pp=2, groups=1))
+    await site.settled()
+    leader, worker = sorted(await site.pods(), key=lambda pod: str(pod["metadata"]["name"]))
+    dead = await kill_node_of(site, leaders, worker)
+    await asyncio.sleep(3)  # as long as no beat came; the last renewal has been read meanwhile
+    await end(site, leader, exit_code=72, message="MemberLost: member 1 is gone")
+    await waiting(site, "Waiting for GPUs: needs 2 nodes x 8 GPUs")
+    (lost,) = await site.groups()
+    assert (lost["status"]["evidence"]["member"], lost["status"]["evidence"]["node"]) == (1, dead)
+    await site.node(pool, 2)
+    successor = await replaced(site, "g0", 2)
+    assert set(successor["spec"]["plannedNodes"]) == {leader["spec"]["nodeName"], f"{pool}-2"}
+
+
+async def test_a_sick_gpu_ends_the_group_that_holds_it_and_the_node_is_avoided(
+    site: Site, quick: RunningBerth, leaders: ScriptedLeaders
+) -> None:
     await site.create(site.deployment(await site.pool(nodes=2), tp=2, groups=2))
     await site.settled()
     sick, well = await pod_of(site, "g0"), await pod_of(site, "g1")
@@ -164,6 +188,7 @@ async def test_a_sick_gpu_ends_the_group_that_holds_it_and_the_node_is_avoided(s
     evidence = group["status"]["evidence"]
     assert (evidence["cause"], evidence["node"]) == ("GPUUnhealthy", sick["spec"]["nodeName"])
     assert "GPU-7f3a" in evidence["gpu"]
+    assert leaders.drained == [sick["status"]["podIP"]] * len(leaders.drained) != [], "it finishes its requests first"
     assert (await pod_of(site, "g1"))["metadata"]["uid"] == well["metadata"]["uid"]
     replacement = next(pod for pod in await site.pods() if "-g0-2-" in pod["metadata"]["name"])
     assert replacement["spec"]["nodeName"] != sick["spec"]["nodeName"], "its GPUs may be sick as well"
