@@ -81,6 +81,8 @@ class LocalNode:
         self._addresses = ground.network.pods(spec.index)
         self._devices = Devices(spec.gpus)
         self._workers: dict[str, PodWorker] = {}
+        self._over: set[str] = set()
+        """UIDs of pods that this node did not take, or could not go on with: they are not tried again."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._connected = True
         self._powered = asyncio.Event()
@@ -232,14 +234,16 @@ class LocalNode:
             self._vanished(old["metadata"]["uid"])
         if new is None:
             return
-        if worker := self._workers.get(new["metadata"]["uid"]):
+        uid = new["metadata"]["uid"]
+        if worker := self._workers.get(uid):
             worker.update(new)
-        elif new.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
+        elif uid not in self._over and new.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
             self._admit(new)
         elif "deletionTimestamp" in new["metadata"]:
             self._spawn(self._delete(new), "delete")
 
     def _vanished(self, uid: str) -> None:
+        self._over.discard(uid)
         if worker := self._workers.get(uid):
             worker.vanished()
 
@@ -248,7 +252,7 @@ class LocalNode:
         try:
             self._devices.allocate(pod)
         except Rejected as error:
-            self._spawn(self._reject(pod, str(error)), "reject")
+            self._fail(pod, "UnexpectedAdmissionError", str(error))
             return
         place = self._place(uid, pod["metadata"]["namespace"])
         worker = PodWorker(
@@ -266,16 +270,23 @@ class LocalNode:
     async def _run(self, worker: PodWorker, uid: str) -> None:
         try:
             await worker.run()
-        except Exception:
+        except Exception as error:
             _log.exception("pod %s", worker.pod["metadata"]["name"])
+            self._fail(worker.pod, "NodeFailed", f"the node could not go on running the pod: {error}")
         finally:
             del self._workers[uid]
             self._devices.release(uid)
             self._addresses.give_back(worker.place.address)
 
-    async def _reject(self, pod: Object, message: str) -> None:
+    def _fail(self, pod: Object, reason: str, message: str) -> None:
+        """The end of a pod that has no worker to tell of it; its object goes at once where that was asked for."""
+        self._over.add(pod["metadata"]["uid"])
+        deleted = "deletionTimestamp" in pod["metadata"]
+        self._spawn(self._delete(pod) if deleted else self._write_end(pod, reason, message), "end")
+
+    async def _write_end(self, pod: Object, reason: str, message: str) -> None:
         metadata = pod["metadata"]
-        body = {"status": status.rejected("UnexpectedAdmissionError", message, _now())}
+        body = {"status": status.rejected(reason, message, _now())}
         await self._insist(
             lambda: self._client.merge_patch(
                 POD,

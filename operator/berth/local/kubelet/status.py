@@ -137,7 +137,7 @@ def pod_status(
 
 
 def rejected(reason: str, message: str, now: str) -> dict[str, Any]:
-    """`status` of a pod that the node does not take."""
+    """`status` of a pod that the node does not take, or not any longer."""
     return {"phase": "Failed", "reason": reason, "message": message, "startTime": now}
 
 
