@@ -36,6 +36,8 @@ from berth.metrics import Metrics
 _log = logging.getLogger(__name__)
 
 LEASE_NAMESPACE: Final = "kube-node-lease"
+READ_LATE_SECONDS: Final = 5.0
+"""A renewal that is first seen now may be so old: Leases are read every other second, moments are whole ones."""
 TICK_SECONDS: Final = 1.0
 LEASES_PER_SECOND: Final = 500.0
 """At least two seconds between two lists, and longer where there are more than a thousand nodes."""
@@ -130,8 +132,8 @@ class NodeWatch:
         return ""
 
     def heard_since(self, name: str, at: float) -> bool:
-        """Whether a node has renewed its Lease since `at` (Unix seconds); True where nobody reads its Lease."""
-        return name not in self._leases.nodes or self._leases.quiet_for(name) < self._clock() - at
+        """Whether a node has surely renewed its Lease since `at` (Unix seconds); True where nobody reads its Lease."""
+        return name not in self._leases.nodes or self._leases.quiet_for(name) < self._clock() - at - READ_LATE_SECONDS
 
     # --- one look -----------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from berth.core import failover
 from berth.core import groups as group_life
 from berth.core.announce import Announcement, announcements
 from berth.core.conditions import ACCEPTED, PLACED, READY, STALLED, Condition, merge
-from berth.core.failures import IN_PLACE, vanished
+from berth.core.failures import IN_PLACE, doubted_node
 from berth.core.groups import State
 from berth.core.moves.decision import Move
 from berth.core.observed import Shortage, Snapshot
@@ -266,9 +266,9 @@ class Reconciler:
             ),
             inherits_from=frozenset(group.uid for group in lost),
             doubted={
-                member.node: group.failed_at or snapshot.now
+                node: group.failed_at or snapshot.now
                 for group in lost
-                if (member := vanished(group)) is not None and member.node
+                if (node := doubted_node(plan.judgements[group.name].evidence or group.recorded_evidence))
             },
             why_not=self._pools.why_not_usable(wanted.pool),
             own_check=wanted.pool.spec.provisioning == "Static" and scheduler in (None, "default-scheduler"),

@@ -255,10 +255,13 @@ def first_to_fail(group: Group) -> Member | None:
     return next((member for member in group.members if member.ended or member.deleting), None)
 
 
-def vanished(group: Group) -> Member | None:
-    """The member that others saw go while nobody tells of its end: its node may have gone with it."""
-    named = _named(group, _ended(group))
-    return named if named is not None and named.last_termination is None and not named.ended else None
+def doubted_node(evidence: Mapping[str, Any]) -> str:
+    """Where a member vanished, as others saw, while nobody told of its end: the node may have gone with it. Or empty.
+
+    From the evidence, since those who said so are deleted soon.
+    """
+    vanished = "exitCode" not in evidence and _GONE.search(str(evidence.get("message", "")))
+    return str(evidence.get("node", "")) if vanished else ""
 
 
 def _ended(group: Group) -> list[Member]:

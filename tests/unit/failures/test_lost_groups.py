@@ -10,7 +10,7 @@ import pytest
 from berth import labels
 from berth.api.replicagroup import GroupAllocation
 from berth.core import actions as do
-from berth.core.failures import GroupPolicy, Surroundings, vanished
+from berth.core.failures import GroupPolicy, Surroundings, doubted_node
 from berth.core.groups import FORCE_AFTER_SECONDS, LONGEST_FAREWELL_SECONDS, Judgement, State, judge
 from berth.core.nodes import NodeView, Taint
 from berth.core.observed import AcceptedRestart, Answer, Contact, Group, Member, NodeFacts, Sickness, Termination
@@ -335,15 +335,14 @@ def test_evidence_names_the_member_that_was_lost_and_not_those_that_followed_it(
             down=worker is not None,
         ),
     ]
-    subject = group(*members)
-    judgement = look(subject)
+    judgement = look(group(*members))
     assert judgement.reason == "MemberRestarted"
     assert judgement.message.startswith(words)
     assert judgement.evidence is not None
     assert (judgement.evidence["member"], judgement.evidence["node"]) == (lost, f"n{lost}")
     told = members[lost].last_termination
     assert judgement.evidence.get("exitCode") == (told.exit_code if told else None)
-    assert vanished(subject) == (members[lost] if told is None else None)
+    assert doubted_node(judgement.evidence) == (f"n{lost}" if told is None else "")
 
 
 def test_a_container_that_is_down_gets_no_requests_although_the_pod_still_says_ready() -> None:
