@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 
 from berth.local.controlplane import ControlPlane
-from berth.local.kwok import Kwok
-from tests.integration.controller.conftest import Site, own_site
+from tests.integration.controller.conftest import Site
 from tests.integration.controller.test_nodes_fail import report_gpu
 from tests.support.berth import Clock, RunningBerth, ScriptedLeaders, running_berth
-from tests.support.cluster import Cluster, eventually
+from tests.support.cluster import eventually
 from tests.support.fault_proxy import BreakWatch, Call, Delay, FaultProxy, LoseReply, Refuse, Stale
 
 SETTINGS = {
@@ -36,7 +35,6 @@ SETTINGS = {
 }
 LONG = 10.0
 """Seconds: twice the silence after which a node is given up."""
-AT_ONCE = 5
 AFTERWARDS = 5.0
 """Seconds in which what was misunderstood would be acted on."""
 
@@ -257,44 +255,26 @@ async def pods_by_uid(site: Site) -> dict[str, dict[str, Any]]:
     return {pod["metadata"]["uid"]: pod for pod in await site.pods()}
 
 
-async def happened(happens: Callable[[Scene], Awaitable[None]], stage: Scene) -> None:
-    """Plays one scenario; AssertionError if anything that was healthy is not as it was."""
-    site = stage.site
-    before = await pods_by_uid(site)
-    done = len(stage.proxy.writes)
-    await happens(stage)
-    await stage.endure(AFTERWARDS)
-    await site.settled()
-    assert set(await pods_by_uid(site)) == set(before)
-    removed = [call for call in stage.proxy.writes[done:] if call.verb == "delete"]
-    made = [call for call in stage.proxy.writes[done:] if call.verb == "create" and call.resource != "events"]
-    assert removed == made == []
-    assert {group["metadata"]["labels"]["berth.dev/lifecycle"] for group in await site.groups()} == {"committed"}
-    assert len(await site.serving()) == 4
-    metrics = stage.berth.app.metrics.render().decode()
-    assert "berth_group_failures_total{" not in metrics
-
-
-@pytest.mark.timeout(900)
+@pytest.mark.parametrize("happens", SCENARIOS, ids=lambda scenario: scenario.__name__)
 async def test_nothing_healthy_is_removed_or_cut_off_for_good(
-    control_plane: ControlPlane, kwok: Kwok, cluster: Cluster, tmp_path: Path
+    happens: Callable[[Scene], Awaitable[None]],
+    site: Site,
+    control_plane: ControlPlane,
+    leaders: ScriptedLeaders,
+    clock: Clock,
+    tmp_path: Path,
 ) -> None:
-    """Several scenarios at a time, each with nodes and an operator of its own: all of them mostly wait."""
-    places = asyncio.Semaphore(AT_ONCE)
-
-    async def complaint(happens: Callable[[Scene], Awaitable[None]]) -> str:
-        folder = tmp_path / happens.__name__
-        folder.mkdir()
-        try:
-            async with (
-                places,
-                own_site(cluster, "alarm") as site,
-                scene(site, control_plane, site.leaders, Clock(), folder) as stage,
-            ):
-                await happened(happens, stage)
-        except AssertionError as error:
-            return f"{happens.__name__}: {error}"
-        return ""
-
-    complaints = await asyncio.gather(*map(complaint, SCENARIOS))
-    assert not any(complaints), "\n".join(filter(None, complaints))
+    async with scene(site, control_plane, leaders, clock, tmp_path) as stage:
+        before = await pods_by_uid(site)
+        done = len(stage.proxy.writes)
+        await happens(stage)
+        await stage.endure(AFTERWARDS)
+        await site.settled()
+        assert set(await pods_by_uid(site)) == set(before)
+        removed = [call for call in stage.proxy.writes[done:] if call.verb == "delete"]
+        made = [call for call in stage.proxy.writes[done:] if call.verb == "create" and call.resource != "events"]
+        assert removed == made == []
+        assert {group["metadata"]["labels"]["berth.dev/lifecycle"] for group in await site.groups()} == {"committed"}
+        assert len(await site.serving()) == 4
+        metrics = stage.berth.app.metrics.render().decode()
+        assert "berth_group_failures_total{" not in metrics
