@@ -164,7 +164,7 @@ async def _leave_a_slow_pool(stage: Stage, address: str, objectives: Mapping[str
     def part(outcome: Outcome) -> str:
         if outcome.sent >= moved_at:
             return f"on {to['pool']}"
-        return f"{pool} is slow" if outcome.sent >= slow_at else f"on {pool}"
+        return f"on {pool}" if outcome.last is not None and outcome.last < slow_at else f"{pool} is slow"
 
     names = (f"on {pool}", f"{pool} is slow", f"on {to['pool']}")
     parts = [(name, [each for each in replay.outcomes if part(each) == name]) for name in names]
