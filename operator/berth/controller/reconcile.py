@@ -12,7 +12,7 @@ from berth import labels, logs
 from berth.api.common import seconds
 from berth.api.llmdeployment import LLMDeployment
 from berth.controller.arbiter import Arbiter, Claim
-from berth.controller.copies import Copies
+from berth.controller.copies import Copies, key_of
 from berth.controller.execute import Executor
 from berth.controller.measuring import Measuring
 from berth.controller.nodewatch import NodeWatch
@@ -380,6 +380,7 @@ class Reconciler:
         try:
             self._copies.wrote(raw, await self._statuses.write(body))
         except NotFound:
+            self._copies.drop(key_of(raw))
             _log.debug("%s is gone", metadata["name"])
 
     def waiting(self) -> frozenset[Key]:
