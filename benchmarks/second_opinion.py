@@ -1,6 +1,6 @@
 """The same rows predicted by aiconfigurator-core (Apache-2.0), where it is installed: an optional second opinion.
 
-    pip install aiconfigurator-core
+    pip install '.[second-opinion]'
 
 It interpolates measured kernels and knows no A100-40, few models, and current runtime versions only. Models whose
 geometry it would have to download are left out: nothing is fetched.
