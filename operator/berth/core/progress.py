@@ -32,13 +32,17 @@ def only_a_step(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     return (
         {before.get("state"), after.get("state")} <= _STARTING
         and all(before.get(name) == after.get(name) for name in others)
-        and [each["status"] for each in before["conditions"]] == [each["status"] for each in after["conditions"]]
+        and _standing(before) == _standing(after)
     )
+
+
+def _standing(status: Mapping[str, Any]) -> list[Any]:
+    return [each.get("status") for each in status.get("conditions") or ()]
 
 
 def _said(status: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     """What conditions say, but for their words."""
     return {
-        str(each["type"]): (each["status"], each["reason"], each.get("observedGeneration"))
+        str(each.get("type")): (each.get("status"), each.get("reason"), each.get("observedGeneration"))
         for each in status.get("conditions") or ()
     }

@@ -59,6 +59,8 @@ def test_a_step_of_a_group_is_progress_and_the_rest_is_not() -> None:
         record("Failed", "MemberFailed"),
         record("Warming", "NoTokenYet", memberUIDs=["a", "b"]),
         record("Warming", "NoTokenYet", evidence={"cause": "OOMKilled"}),
+        {"state": "Warming", "memberUIDs": ["a"]},
+        {"state": "Thinking", "conditions": [{}]},
         {},
     ):
         assert not only_a_step(before, news)
