@@ -184,9 +184,7 @@ async def price_falls(bench: Moving, name: str, watch: Watch) -> None:
     """The other pool is dear until a day was measured."""
     here = bench.pool_of(name)
     other = next(pool for pool in POOLS if pool != here)
-    day = await bench.until(
-        lambda: (bench.moves(name).get("hold") or {}).get("reason") not in (None, "LessThanADay", "TooFewSamples"), 600
-    )
+    day = await bench.until(lambda: (bench.moves(name).get("hold") or {}).get("reason") == "NothingBetter", 600)
     if not day:
         raise SystemExit(f"no day was measured: {bench.moves(name)}")
     watch.begin()
