@@ -337,6 +337,17 @@ class Arbiter:
         standing = [[by_name[name] for name in names if name in by_name] for names in others]
         return standing_in(standing, claim.spread.topology_key)
 
+    def granted(self, owner_uid: str) -> list[Object]:
+        """ReplicaGroups made for this deployment that the local copy does not show yet."""
+        known = {group["metadata"]["uid"] for group in self._world.groups_of(owner_uid)}
+        return [
+            group
+            for uid, group in self._granted.items()
+            if uid not in known
+            and group["metadata"]["ownerReferences"][0]["uid"] == owner_uid
+            and not self._world.groups.has_seen(group["metadata"]["resourceVersion"])
+        ]
+
     def _holding(self, *others: str) -> list[Object]:
         """ReplicaGroups whose members are wanted: each holds its planned nodes. And those in `others` lifecycles."""
         stored = self._world.groups.store.all()

@@ -35,9 +35,17 @@ class Observer:
     """Makes snapshots. `clock` gives Unix seconds."""
 
     def __init__(
-        self, client: KubeClient, world: World, watch: NodeWatch, copies: Copies, clock: Callable[[], float]
+        self,
+        client: KubeClient,
+        world: World,
+        watch: NodeWatch,
+        copies: Copies,
+        granted: Callable[[str], Sequence[Object]],
+        clock: Callable[[], float],
     ) -> None:
+        """`granted` gives the groups of a deployment that were just made: no pass may make others for their slots."""
         self._client = client
+        self._granted = granted
         self._copies = copies
         self._claims: dict[tuple[str, str], tuple[bool, float]] = {}
         """Whether a claim was there, and when that was seen."""
@@ -101,7 +109,7 @@ class Observer:
             owner = parse.owner_of(pod, "ReplicaGroup")
             pods[owner["uid"] if owner else ""].append(pod)
         groups = []
-        for replica_group in self._world.groups_of(uid):
+        for replica_group in (*self._world.groups_of(uid), *self._granted(uid)):
             owner = parse.owner_of(replica_group, "LLMDeployment")
             assert owner is not None, "found by its owner"
             members = pods[replica_group["metadata"]["uid"]]

@@ -124,7 +124,7 @@ class Reconciler:
         self._defaults = defaults
         self._resync = resync_seconds
         self._standing = standing or Standing()
-        self._observer = Observer(client, world, watch, copies, clock)
+        self._observer = Observer(client, world, watch, copies, arbiter.granted, clock)
         self._pools = PoolReconciler(client, world, arbiter, watch, shard, clock)
         self._planner = Planner(arbiter, self._pools.why_not_usable)
         self._clock = clock
