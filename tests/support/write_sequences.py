@@ -178,6 +178,10 @@ async def _take_back(site: Site, pool: str) -> None:
     await _ask(site, "rollback")
 
 
+async def _fail_over(site: Site, pool: str) -> None:
+    await _ask(site, "failover g0")
+
+
 async def _ask(site: Site, request: str) -> None:
     await site.patch({"metadata": {"annotations": {"berth.dev/request": request}}})
 
@@ -243,6 +247,7 @@ _register("scale-up", _one_group, _scale_to(2), _settled)
 _register("scale-down", _two_groups, _scale_to(1), _settled)
 _register("update", _one_group, _update, _replaced)
 _register("failover", _one_group, _lose_a_pod, _replaced)
+_register("failover-asked-for", _one_group, _fail_over, _replaced)
 _register("leave-a-node", _one_group, _cordon_its_node, _replaced)
 _register("restart-in-place", _one_group, _restart_a_container, _restarted)
 _register("gpu-sick", _one_group, _report_a_sick_gpu, _replaced)

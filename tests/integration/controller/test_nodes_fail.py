@@ -87,6 +87,33 @@ async def test_a_node_that_dies_is_cut_off_and_its_group_replaced_elsewhere(
     assert frozen["status"] == "False"
 
 
+async def test_where_a_person_says_that_a_node_is_out_of_service_its_pods_go_and_nothing_else_changes(
+    site: Site, quick: RunningBerth, leaders: ScriptedLeaders
+) -> None:
+    await site.create(site.deployment(await site.pool(nodes=2), groups=2))
+    await site.settled()
+    lost = await pod_of(site, "g0")
+    node = await kill_node_of(site, leaders, lost)
+    await failed(site, "g0")
+    before = await site.serving()
+
+    async def unknown() -> bool:
+        conditions = (await site.cluster.get("nodes", node))["status"]["conditions"]
+        return any(each["type"] == "Ready" and each["status"] == "Unknown" for each in conditions)
+
+    await eventually(unknown)
+    taints = (await site.cluster.get("nodes", node))["spec"].get("taints", [])
+    taints.append({"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"})
+    await site.cluster.patch("nodes", node, None, {"spec": {"taints": taints}})
+
+    async def gone() -> bool:
+        return lost["metadata"]["uid"] not in {pod["metadata"]["uid"] for pod in await site.pods()}
+
+    await eventually(gone)
+    await site.settled()
+    assert await site.serving() == before
+
+
 async def test_without_free_gpus_elsewhere_the_group_waits_and_those_of_the_dead_node_are_not_given_away(
     site: Site, quick: RunningBerth, leaders: ScriptedLeaders
 ) -> None:
