@@ -36,6 +36,8 @@ from berth.metrics import Metrics
 _log = logging.getLogger(__name__)
 
 LEASE_NAMESPACE: Final = "kube-node-lease"
+NO_LEASE_SECONDS: Final = 60.0
+"""How long a node whose Lease was never read is doubted after it took a pod along."""
 READ_LATE_SECONDS: Final = 5.0
 """A renewal that is first seen now may be so old: Leases are read every other second, moments are whole ones."""
 TICK_SECONDS: Final = 1.0
@@ -132,8 +134,14 @@ class NodeWatch:
         return ""
 
     def heard_since(self, name: str, at: float) -> bool:
-        """Whether a node has surely renewed its Lease since `at` (Unix seconds); True where nobody reads its Lease."""
-        return name not in self._leases.nodes or self._leases.quiet_for(name) < self._clock() - at - READ_LATE_SECONDS
+        """Whether a node has surely renewed its Lease since `at` (Unix seconds); True where Leases cannot be read.
+
+        A Lease that was not read yet may belong to a new node, or to an operator that has just begun to lead.
+        """
+        if not self._leases_readable:
+            return True
+        known = name in self._leases.nodes
+        return (self._leases.quiet_for(name) if known else NO_LEASE_SECONDS) < self._clock() - at - READ_LATE_SECONDS
 
     # --- one look -----------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,12 @@ async def test_each_shard_works_on_its_own_and_one_takes_over_what_gets_its_labe
             await site.settled()
             await site.settled("other")
             assert len(await site.cluster.list("leases", site.namespace)) == 2
-            assert (written(search), written(ads)) == ({"LLMDeployment"}, {"LLMDeployment", "GPUPool"})
+
+            async def all_written() -> bool:
+                return written(ads) == {"LLMDeployment", "GPUPool"}
+
+            await eventually(all_written)
+            assert written(search) == {"LLMDeployment"}
 
             await site.create(labelled(site.deployment(pool, "third", tp=8, groups=1), "ads"))
             waiting = await site.until("Placed", "False", name="third")

@@ -150,7 +150,12 @@ async def test_a_node_is_heard_from_only_by_a_renewal_after_the_moment() -> None
     lost_at = watch.now + 1_000_000
     assert not watch.watch.heard_since("n1", lost_at), "what is read now may have been written before"
     await watch.look(10)
-    assert [watch.watch.heard_since(name, lost_at) for name in ("n0", "n1", "no-lease")] == [False, True, True]
+    assert [watch.watch.heard_since(name, lost_at) for name in ("n0", "n1", "no-lease")] == [False, True, False]
+    await watch.look(60)
+    assert watch.watch.heard_since("no-lease", lost_at), "not for ever"
+    cluster.error = Forbidden("no leases for Berth", verb="list", resource="leases")
+    await watch.look(3)
+    assert watch.watch.heard_since("n0", watch.now + 1_000_000), "nobody can tell"
 
 
 async def test_lists_that_fail_make_nobody_silent() -> None:
