@@ -97,6 +97,7 @@ def group(replica_group: Manifest, owner: Manifest, pods: Sequence[Manifest]) ->
         deleting="deletionTimestamp" in metadata,
         failed_at=unix_seconds(failed_at) if due_labels[labels.LIFECYCLE] == labels.FAILED else None,
         failure_reason=annotations.get(labels.FAILURE_REASON, ""),
+        failure_message=annotations.get(labels.FAILURE_MESSAGE, ""),
         retired_at=unix_seconds(annotations.get(labels.RETIRED_AT)),
         accepted_restart=_accepted_restart(annotations.get(labels.ACCEPTED_RESTART)),
         move_id=found.get(labels.MOVE_ID, ""),

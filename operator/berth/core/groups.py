@@ -36,6 +36,7 @@ from berth.core.conditions import READY, Condition, merge
 from berth.core.failures import (
     ALONE,
     IN_PLACE,
+    MAX_EVIDENCE_TEXT,
     Failure,
     GroupPolicy,
     Surroundings,
@@ -261,7 +262,11 @@ def fail(group: Group, failure: Failure, answer: Answer | None, now: float) -> J
     mark = Mark(
         group,
         {labels.LIFECYCLE: labels.FAILED},
-        {labels.FAILED_AT: timestamp(now), labels.FAILURE_REASON: failure.reason},
+        {
+            labels.FAILED_AT: timestamp(now),
+            labels.FAILURE_REASON: failure.reason,
+            labels.FAILURE_MESSAGE: failure.message[:MAX_EVIDENCE_TEXT],
+        },
     )
     seen = evidence(failure, answer, now)
     return Judgement(State.FAILED, failure.reason, failure.message, (*_cut(group), mark), evidence=seen)
@@ -270,7 +275,7 @@ def fail(group: Group, failure: Failure, answer: Answer | None, now: float) -> J
 def _failed(group: Group, answer: Answer | None, policy: GroupPolicy, now: float, around: Surroundings) -> Judgement:
     failed_at = group.failed_at if group.failed_at is not None else now
     reason = group.failure_reason or "Failed"
-    message = str(group.recorded_evidence.get("message") or reason)
+    message = str(group.recorded_evidence.get("message") or group.failure_message or reason)
     recorded = bool(group.recorded_evidence) and all(member.uid in group.recorded_uids for member in group.members)
     seen = None
     if not group.recorded_evidence:

@@ -110,6 +110,7 @@ class Group:
     deleting: bool = False
     failed_at: float | None = None
     failure_reason: str = ""
+    failure_message: str = ""
     retired_at: float | None = None
     accepted_restart: AcceptedRestart | None = None
     move_id: str = ""

@@ -38,7 +38,7 @@ from berth.core.render import (
     render_pods,
     render_services,
 )
-from berth.core.requests import NOTHING, Reply, Request, Wish
+from berth.core.requests import NOTHING, Reply, Request, Wish, answered_at
 from berth.core.rollout import Rollout, RolloutPolicy, plan_rollout
 from berth.core.wanted import Defaults, Wanted, resolve
 from berth.errors import InvalidSpec
@@ -168,14 +168,22 @@ def _plan(
 
 
 def _fail_over(request: Request | None, snapshot: Snapshot, judgements: dict[str, Judgement]) -> Reply | None:
-    """Gives up the group that a person names, as if it had failed."""
+    """Gives up the group that a person names, as if it had failed: once, also if the answer was lost in a crash."""
     if request is None or request.verb != "failover":
         return None
+    failure = Failure("Requested", f"asked for: {request.text}")
+    for each in snapshot.groups:
+        mine = (each.group, each.failure_reason, each.failure_message) == (
+            request.group,
+            failure.reason,
+            failure.message,
+        )
+        if mine and (each.failed_at or 0.0) >= answered_at(snapshot):
+            return Reply("Done", f"{each.name} is given up and replaced")
     group = next((each for each in snapshot.groups if each.group == request.group and each.alive), None)
     if group is None or snapshot.deployment.spec.pause == "All":
         why = "changes are paused" if group is not None else f"there is no group g{request.group}"
         return Reply("Refused", why)
-    failure = Failure("Requested", f"asked for: {request.text}")
     judgements[group.name] = group_life.fail(group, failure, _answer(group, snapshot), snapshot.now)
     return Reply("Done", f"{group.name} is given up and replaced")
 

@@ -103,6 +103,11 @@ def pending(snapshot: Snapshot) -> Request | None:
     return parse(text)
 
 
+def answered_at(snapshot: Snapshot) -> float:
+    """When a request was answered last (Unix seconds); what happened earlier does not answer the pending one."""
+    return unix_seconds(_known(snapshot).get("at")) or 0.0
+
+
 def reply_to_move(wish: Wish, snapshot: Snapshot, begun: frozenset[str], shortage: str, deadline: float) -> Reply:
     """`begun` are the moves that are under way or ended; `deadline` is in seconds from the first look."""
     assert wish.move is not None
