@@ -77,7 +77,7 @@ async def test_metrics_count_attainment_at_the_objective_exactly(pod: Pod) -> No
     pod.until(lambda: f'{name}_bucket{{le="7.3"}} 0' in pod.http("GET", "/metrics")[1])
     for _ in range(3):
         await ask(pod, "a " * 100, sampling_param_max_tokens=5)
-    pod.until(lambda: pod.metric(f"{name}_count") == 3)
+    pod.until(lambda: pod.metric("trtllm_time_per_output_token_seconds_count") == 3)  # told when a request has ended
     assert pod.metric(f'{name}_bucket{{le="7.3"}}') == 3
     assert pod.metric('trtllm_time_per_output_token_seconds_bucket{le="4.56"}') == 3
     assert pod.metric('nv_llm_input_token_len_bucket{le="128"}') == 3
