@@ -123,6 +123,7 @@ class PodWorker:
             for container in self._containers:
                 container.kill()
             self.place.folders.remove()
+        self._finished()  # before the object goes: whoever takes its place may come at once
         await self._say_goodbye()
 
     @property
