@@ -41,7 +41,7 @@ def test_kubectl_berth(site: Site, served: Deployment, tmp_path: Path) -> None:
         wait("live figures show the requests", live, timeout=120, every=1)
         assert "serving  (2 of 2 groups" in berth("status", served.name)
         assert served.name in berth("top", "--groups")
-    assert "h100" in berth("explain", served.name)
+    assert "fixed by spec.placement.fixed" in berth("explain", served.name)
     assert "GroupServing" in berth("events", served.name)
     with pytest.raises(Failed, match="edit"):
         berth("failover", served.name, "g0", "--yes")
