@@ -7,6 +7,7 @@ disruption budget, configuration), then groups, then what is left over.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,7 @@ from berth.core.rollout import Rollout, RolloutPolicy, plan_rollout
 from berth.core.wanted import Defaults, Wanted, resolve
 from berth.errors import InvalidSpec
 
+_SLOT: Final = re.compile("g(0|[1-9][0-9]{0,3})")
 LOOK_SECONDS: Final = 15.0
 """How often the verdict on a move is looked for."""
 
@@ -273,7 +275,7 @@ def _rollout(
     return plan_rollout(
         marked,
         serving,
-        snapshot.stray_incarnations,
+        _former_incarnations(snapshot),
         snapshot.shortages,
         policy,
         snapshot.now,
@@ -281,6 +283,19 @@ def _rollout(
         displaced=restless,
         aside=aside,
     )
+
+
+def _former_incarnations(snapshot: Snapshot) -> dict[int, int]:
+    """By slot, the highest incarnation of which pods are left without a ReplicaGroup, or which status tells of.
+
+    A group that somebody deleted may be gone with all its pods before a pass looks: its name is not used again.
+    """
+    former = dict(snapshot.stray_incarnations)
+    for told in (snapshot.raw.get("status") or {}).get("groups") or ():
+        if named := _SLOT.fullmatch(str(told.get("name"))):
+            slot = int(named[1])
+            former[slot] = max(former.get(slot, 0), int(told.get("incarnation") or 0))
+    return former
 
 
 def _jitter(snapshot: Snapshot) -> float:

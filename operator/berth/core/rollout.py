@@ -75,7 +75,7 @@ class Rollout:
 def plan_rollout(
     groups: Sequence[Group],
     serving: frozenset[str],
-    strays: Mapping[int, int],
+    former: Mapping[int, int],
     shortages: Mapping[int, Shortage],
     policy: RolloutPolicy,
     now: float,
@@ -86,8 +86,8 @@ def plan_rollout(
     """Next step towards `policy.wanted` groups of `policy.template_hash`, none of them `displaced` (names).
 
     `serving` names the ReplicaGroups that serve, some before their label is seen: only with it do requests reach them,
-    and only then may others leave in their favour. Per slot, `strays` are the highest incarnations of pods without a
-    ReplicaGroup and `shortages` what came of the last attempt; `jitter` in [0, 1) spreads retries of deployments.
+    and only then may others leave in their favour. Per slot, `former` are the highest incarnations known beside their
+    ReplicaGroups and `shortages` what came of the last attempt; `jitter` in [0, 1) spreads retries of deployments.
     Groups named in `aside` belong to another placement: they hold slots and GPUs and are otherwise left alone.
     """
     alive = [group for group in groups if group.alive and group.name not in aside]
@@ -110,7 +110,7 @@ def plan_rollout(
             continue
         if budget.take():
             reason = "Replace" if any(group.group == slot for group in groups) else "Create"
-            create.append(NewGroup(slot, next_incarnation(groups, strays, slot), reason))
+            create.append(NewGroup(slot, next_incarnation(groups, former, slot), reason))
         else:
             blocked = budget.shortage()
     waiting = [setbacks[slot] for slot in missing]
@@ -118,14 +118,14 @@ def plan_rollout(
     away = _Departure()
     if restless and policy.changes_allowed:
         away = _make_way(alive, restless, retire, routed, shortages, policy, budget, setbacks)
-        create += [NewGroup(slot, next_incarnation(groups, strays, slot), "Move") for slot in away.create]
+        create += [NewGroup(slot, next_incarnation(groups, former, slot), "Move") for slot in away.create]
         waiting += away.waiting
     retire += away.retire
     outdated = [group for group in outdated if group not in restless]
     if outdated and policy.changes_allowed and not retire and not set(away.create) - set(shortages):
         step = _update_one(alive, outdated, serving, routed, shortages, policy, budget, setbacks, bool(missing))
         if step.create is not None:
-            create.append(NewGroup(step.create, next_incarnation(groups, strays, step.create), "Update"))
+            create.append(NewGroup(step.create, next_incarnation(groups, former, step.create), "Update"))
         retire += step.retire
         blocked = blocked or step.blocked
         waiting += step.waiting
@@ -148,9 +148,9 @@ def plan_rollout(
     )
 
 
-def next_incarnation(groups: Iterable[Group], strays: Mapping[int, int], slot: int) -> int:
+def next_incarnation(groups: Iterable[Group], former: Mapping[int, int], slot: int) -> int:
     """One more than any incarnation of the slot that is still seen: failed, terminating, or of pods alone."""
-    return max([strays.get(slot, 0), *(group.incarnation for group in groups if group.group == slot)]) + 1
+    return max([former.get(slot, 0), *(group.incarnation for group in groups if group.group == slot)]) + 1
 
 
 def _choose_slots(

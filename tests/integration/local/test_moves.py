@@ -1,4 +1,4 @@
-"""A move with real Triton under load: a pool that becomes slow is left, and no request is lost."""
+"""Moves with real Triton under load: what a deployment leaves, what it comes back to, and that no request is lost."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def ended(api: Cluster, before: int) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(900)
-async def test_a_pool_that_becomes_slow_is_left_without_a_lost_request(
+async def test_a_pool_that_becomes_slow_is_left_and_what_is_worse_is_given_back_without_a_lost_request(
     moving_site: LocalCluster,
 ) -> None:
     site = moving_site
@@ -133,6 +133,21 @@ async def test_a_pool_that_becomes_slow_is_left_without_a_lost_request(
             second = await until_serving(api, site)
             assert (left["result"], second != first) == ("Completed", True), left
             assert f"pool {first} take" in left["reason"], left
+
+            # Back to where it came from, on a person's wish; what it finds there is slow again.
+            known = {pod["metadata"]["uid"] for pod in await api.list("pods", "default")}
+            patch = {"metadata": {"annotations": {"berth.dev/request": f"move {first} bf16 tp1 x1"}}}
+            await api.patch("llmdeployments", NAME, "default", patch)
+
+            async def slowed() -> bool:
+                new = [pod for pod in await api.list("pods", "default") if pod["metadata"]["uid"] not in known]
+                names = [pod["metadata"]["name"] for pod in new]
+                return bool(names) and not site.run("fault", names[0], "--slow", SLOW, check=False).returncode
+
+            await eventually(slowed, timeout=LIMIT)
+            back = await ended(api, 1)
+            assert (back["result"], await until_serving(api, site)) == ("RolledBack", second), back
+            assert "of requests miss an objective" in back["reason"]
         assert [outcome.error for outcome in replay.outcomes if outcome.error] == []
         assert len(replay.outcomes) > 10 * RATE
         await deleted(api, NAME)

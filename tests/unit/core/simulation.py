@@ -1,4 +1,4 @@
-"""A cluster of a few dictionaries that plays API server, scheduler, kubelet and leaders for the pure part of a pass.
+"""The pure part of an operator on a cluster of dictionaries, pass by pass, with answers of leaders and a referee.
 
 Objects are raw manifests, read by the operator's own parser: labels and annotations are all the memory there is.
 What must never happen is checked at each order, from what the cluster knows and not from what was planned.
@@ -6,12 +6,10 @@ What must never happen is checked at each order, from what the cluster knows and
 
 from __future__ import annotations
 
-import itertools
-import pickle
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from berth import labels
 from berth.api.llmdeployment import parse_llmdeployment
@@ -28,10 +26,8 @@ from berth.core.requests import NOTHING, Wish
 from berth.core.status import Outcome, build_status
 from berth.core.timestamps import timestamp
 from berth.core.wanted import Defaults, resolve
+from tests.unit.core.cluster import GPUS_PER_NODE, Cluster, Manifest, copy_of, is_ready, owner_of
 
-Manifest = dict[str, Any]
-
-GPUS_PER_NODE = 8
 DEFAULTS = Defaults({"/opt/berth/lib/berth/engine/launcher.py": "# launcher\n"}, {"simulated": "engine:1"})
 POOL: Manifest = {
     "apiVersion": labels.API_VERSION,
@@ -72,80 +68,43 @@ def deployment(*, tensor: int = 4, pipeline: int = 1, groups: int = 2, min_avail
     }
 
 
-T = TypeVar("T")
-
-
-def _copy(value: T) -> T:
-    """As deepcopy, several times faster: every pass starts from copies, so that none can change what is stored."""
-    return pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))  # type: ignore[no-any-return]
-
-
-class Simulation:
-    """One deployment on `nodes` nodes; `run_pass` is one pass of an operator over it."""
+class Simulation(Cluster):
+    """The cluster and an operator on it; `run_pass` is one pass over the deployment."""
 
     def __init__(self, stored: Manifest, nodes: int = 3) -> None:
-        self.stored = _copy(stored)
-        self.nodes = {f"node-{index}": GPUS_PER_NODE for index in range(nodes)}
-        self.groups: dict[str, Manifest] = {}
-        self.pods: dict[str, Manifest] = {}
-        self.children: dict[tuple[str, str], Manifest] = {}
-        self.now = 1_000_000.0
-        self.silent: set[str] = set()
-        """UIDs of leaders that produce no token; "*" is everybody."""
-        self.dead: set[str] = set()
-        """Nodes without power: nothing starts there, and nothing that is deleted goes."""
-        self.cordoned: set[str] = set()
-        """Nodes somebody is about to take away: they take no new pods."""
-        self.mute: set[str] = set()
-        """Nodes whose kubelet is cut off: no Lease, no status; their containers run on."""
-        self.gone: set[str] = set()
-        """Nodes that were deleted."""
-        self.sick: set[str] = set()
-        """UIDs of pods whose GPUs are reported unhealthy."""
-        self.hung: set[str] = set()
-        """UIDs of leaders whose engine has work, makes no progress and gives no token."""
-        self.deaf = False
-        """The operator's network reaches no leader."""
-        self.frozen = False
-        """Evacuations are frozen."""
-        self.quiet: Counter[str] = Counter()
-        """How long each silent node has been so, in rounds of the kubelets."""
-        self.busy = False
-        self.drained: list[str] = []
-        self.tokens: set[tuple[str, int]] = set()
-        """Container lives (pod UID, restart count) that produced one."""
+        super().__init__(stored, nodes)
         self.shortages: dict[int, Shortage] = {}
         self.answers: dict[str, Answer] = {}
         self.history: list[str] = []
         self.decision: Decision | None = None
         """The planner's, for placement.mode Auto."""
         self.wish: Wish = NOTHING
+        self.frozen = False
+        """Evacuations are frozen."""
+        self.drained: list[str] = []
         self.pools: dict[str, Manifest] = {"h100": POOL}
-        self.draining: set[str] = set()
-        """UIDs of leaders that take no new requests."""
-        self._uids = itertools.count(1)
 
     # --- the operator -------------------------------------------------------------------------------------------------
     def snapshot(self) -> Snapshot:
         owner = {"name": "llama", "uid": self.stored["metadata"]["uid"]}
         groups = []
         for stored in self.groups.values():
-            members = [pod for pod in self.pods.values() if _owner(pod) == stored["metadata"]["uid"]]
-            groups.append(parse.group(_copy(stored), owner, _copy(members)))
+            members = [pod for pod in self.pods.values() if owner_of(pod) == stored["metadata"]["uid"]]
+            groups.append(parse.group(copy_of(stored), owner, copy_of(members)))
         known = {group.uid for group in groups}
         strays: Counter[int] = Counter()
         for pod in self.pods.values():
-            if _owner(pod) not in known:
+            if owner_of(pod) not in known:
                 slot, incarnation = parse.incarnation(pod)
                 strays[slot] = max(strays[slot], incarnation)
-        raw = _copy(self.stored)
+        raw = copy_of(self.stored)
         return Snapshot(
             deployment=parse_llmdeployment(raw),
             raw=raw,
             groups=tuple(sorted(groups, key=lambda group: (group.group, group.incarnation))),
             stray_incarnations=strays,
             answers=dict(self.answers),
-            children=_copy(self.children),
+            children=copy_of(self.children),
             pools=self.pools,
             shortages=dict(self.shortages),
             missing_claims=frozenset(),
@@ -185,7 +144,7 @@ class Simulation:
         status = build_status(snapshot, plan, Outcome(dict(self.shortages)))
         if not plan.actions and self.stored.get("status"):
             assert build_status(self.snapshot(), plan, Outcome(dict(self.shortages))) == status
-        self.stored["status"] = _copy(status)
+        self.stored["status"] = copy_of(status)
         self._answer(plan)
         self._check_labels(plan)
         self.now += 1
@@ -203,14 +162,16 @@ class Simulation:
         match order:
             case do.Ensure(manifest):
                 key = manifest["kind"], manifest["metadata"]["name"]
-                stored = _copy(dict(manifest))
+                stored = copy_of(dict(manifest))
                 stored["metadata"]["uid"] = self._uid()
                 self.children[key] = stored
             case do.Create(group, manifest):
                 name = manifest["metadata"]["name"]
-                assert name not in self.pods or _owner(self.pods[name]) == group.uid, f"{name} is still somebody else's"
+                assert name not in self.pods or owner_of(self.pods[name]) == group.uid, (
+                    f"{name} is still somebody else's"
+                )
                 if name not in self.pods and group.name in self.groups:
-                    self._create_pod(_copy(dict(manifest)))
+                    self._create_pod(copy_of(dict(manifest)))
             case do.Reserve():
                 self._reserve(order, snapshot)
             case do.Mark(group, new_labels, annotations):
@@ -220,7 +181,7 @@ class Simulation:
                 _merge(metadata["labels"], new_labels)
                 _merge(metadata["annotations"], annotations)
             case do.Record(group, status):
-                self.groups[group.name]["status"] = _copy(dict(status))
+                self.groups[group.name]["status"] = copy_of(dict(status))
             case do.SetServing(member, serving):
                 self._set_serving(member.name, member.uid, member.restarts, serving)
             case do.Restore(member):
@@ -241,7 +202,9 @@ class Simulation:
                     self._check_force(self.pods[member.name]["spec"].get("nodeName", ""))
                     del self.pods[member.name]
             case do.DeleteGroup(group):
-                assert not any(_owner(pod) == group.uid for pod in self.pods.values()), "a group with pods was deleted"
+                assert not any(owner_of(pod) == group.uid for pod in self.pods.values()), (
+                    "a group with pods was deleted"
+                )
                 del self.groups[group.name]
             case do.DeleteConfigMap(name):
                 used = {each["metadata"]["annotations"][labels.CONFIG_MAP] for each in self.groups.values()}
@@ -269,27 +232,15 @@ class Simulation:
         name = made["metadata"]["name"]
         assert name not in self.groups, f"{name} exists"
         made["metadata"] |= {"uid": self._uid(), "creationTimestamp": timestamp(self.now)}
-        self.groups[name] = _copy(made)
+        self.groups[name] = copy_of(made)
 
     def _nodes_of(self, pool: str) -> set[str]:
         return set(self.nodes)
 
-    def _held(self, node: str, without: set[str]) -> int:
-        """GPUs of bound pods, and of members that are planned here and not bound yet."""
-        bound = [pod for pod in self.pods.values() if pod["spec"].get("nodeName") == node]
-        held = sum(_gpus(pod) for pod in bound if _owner(pod) not in without)
-        for group in self.groups.values():
-            if parse.lifecycle(group) not in (labels.RESERVED, labels.COMMITTED):
-                continue
-            planned = group["spec"]["plannedNodes"].count(node)
-            present = sum(_owner(pod) == group["metadata"]["uid"] for pod in bound)
-            held += max(0, planned - present) * _copy_gpus(group) // group["spec"]["members"]
-        return held
-
     def _answer(self, plan: Plan) -> None:
         for member, what in plan.questions:
             pod = self._pod(member.name, member.uid)
-            if pod is None or (what is Ask.FIRST and ({"*", member.uid} & self.silent or not _ready(pod))):
+            if pod is None or (what is Ask.FIRST and ({"*", member.uid} & self.silent or not is_ready(pod))):
                 continue
             restarts = pod["status"]["containerStatuses"][0]["restartCount"]
             before = self.answers.get(member.uid)
@@ -317,105 +268,10 @@ class Simulation:
                 self.tokens.add((member.uid, restarts))
                 self.answers[member.uid] = Answer(member.uid, restarts, self.now, at=self.now)
 
-    # --- the cluster --------------------------------------------------------------------------------------------------
-    def kubelets(self) -> None:
-        """Everything that is due happens: deleted pods go, others are bound and run."""
-        for node in self.nodes:
-            self.quiet[node] = self.quiet[node] + 1 if node in self.dead | self.mute | self.gone else 0
-        absent = self.dead | self.mute
-        for name, pod in list(self.pods.items()):
-            node = pod["spec"].get("nodeName")
-            if node in self.gone or ("deletionTimestamp" in pod["metadata"] and node not in absent):
-                del self.pods[name]
-        for pod in self.pods.values():
-            if pod["spec"].get("nodeName") in self.mute:
-                continue
-            if self._crashed(pod) and pod["spec"].get("nodeName") not in self.dead:
-                pod["status"]["containerStatuses"][0].pop("state")
-                pod["status"]["containerStatuses"][0]["restartCount"] += 1
-                pod["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
-            if pod["spec"].get("nodeName") in self.dead:
-                pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
-            elif "nodeName" not in pod["spec"] and "schedulingGates" not in pod["spec"]:
-                self._bind(pod)
-            elif pod["status"]["phase"] == "Pending" and "nodeName" in pod["spec"]:
-                pod["status"] |= {
-                    "phase": "Running",
-                    "podIP": f"10.0.0.{pod['metadata']['uid']}",
-                    "conditions": [{"type": "Ready", "status": "True"}],
-                    "containerStatuses": [{"name": "triton", "restartCount": 0}],
-                }
-
-    def _bind(self, pod: Manifest) -> None:
-        terms = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-        node = terms["nodeSelectorTerms"][0]["matchFields"][0]["values"][0]
-        taken = sum(_gpus(each) for each in self.pods.values() if each["spec"].get("nodeName") == node)
-        if taken + _gpus(pod) <= self.nodes[node] and node not in self.cordoned:
-            pod["spec"]["nodeName"] = node
-        else:
-            refused = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room"}
-            pod["status"]["conditions"] = [refused]
-
-    def leader_of(self, group: Manifest) -> Manifest | None:
-        return self.pods.get(f"{group['metadata']['name']}-0")
-
-    def serves(self, group: Manifest) -> bool:
-        """Requests reach a leader of this container life's own token."""
-        leader = self.leader_of(group)
-        return (
-            leader is not None
-            and parse.lifecycle(group) == labels.COMMITTED
-            and leader["metadata"]["labels"].get(labels.SERVING) == "true"
-            and "deletionTimestamp" not in leader["metadata"]
-            and _ready(leader)
-            and (leader["metadata"]["uid"], leader["status"]["containerStatuses"][0]["restartCount"]) in self.tokens
-        )
-
-    def crash(self, pod: Manifest) -> None:
-        """Its container ends, and the kubelet takes its time to start it again."""
-        status = pod["status"]["containerStatuses"][0]
-        self.draining.discard(pod["metadata"]["uid"])
-        status["lastState"] = {"terminated": {"exitCode": 137, "reason": "Error"}}
-        status["state"] = {"waiting": {"reason": "CrashLoopBackOff"}}
-        pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
-
-    def restart(self, pod: Manifest) -> None:
-        """Its container ends and is started again."""
-        status = pod["status"]["containerStatuses"][0]
-        status["restartCount"] += 1
-        status["lastState"] = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
-
-    def _create_pod(self, manifest: Manifest) -> None:
-        manifest["metadata"] |= {"uid": self._uid(), "creationTimestamp": timestamp(self.now)}
-        manifest["status"] = {"phase": "Pending"}
-        self.pods[manifest["metadata"]["name"]] = manifest
-
-    def _set_serving(self, name: str, uid: str, restarts: int, serving: bool) -> None:
-        pod = self._pod(name, uid)
-        if pod is None:
-            return
-        pod["metadata"]["labels"][labels.SERVING] = "true" if serving else "false"
-        if serving:
-            assert (uid, restarts) in self.tokens, f"{name} serves without a token"
-            pod["metadata"].setdefault("annotations", {})[labels.TOKEN_RESTARTS] = str(restarts)
-
-    def _pod(self, name: str, uid: str) -> Manifest | None:
-        pod = self.pods.get(name)
-        return pod if pod is not None and pod["metadata"]["uid"] == uid else None
-
-    def _uid(self) -> str:
-        return str(next(self._uids))
-
-    def _crashed(self, pod: Manifest) -> bool:
-        return "state" in (pod["status"].get("containerStatuses") or [{}])[0]
-
-    def _unreachable(self, pod: Manifest) -> bool:
-        return self.deaf or pod["spec"].get("nodeName") in self.dead | self.gone
-
     # --- what must never happen ---------------------------------------------------------------------------------------
     def _check_failure(self, name: str, reason: str) -> None:
         """Nothing is given up but for what really happened, or for what nobody could tell from it."""
-        pods = [pod for pod in self.pods.values() if _owner(pod) == self.groups[name]["metadata"]["uid"]]
+        pods = [pod for pod in self.pods.values() if owner_of(pod) == self.groups[name]["metadata"]["uid"]]
         nodes = {pod["spec"].get("nodeName") for pod in pods}
         match reason:
             case "NodeSilent":
@@ -461,7 +317,7 @@ class Simulation:
     def _check_deletion(self, name: str, uid: str) -> None:
         pod = self.pods[name]
         assert pod["metadata"]["uid"] == uid
-        group = next(each for each in self.groups.values() if each["metadata"]["uid"] == _owner(pod))
+        group = next(each for each in self.groups.values() if each["metadata"]["uid"] == owner_of(pod))
         lifecycle = parse.lifecycle(group)
         assert lifecycle in (labels.FAILED, labels.RETIRING), f"{name} of a {lifecycle} group was deleted"
         assert pod["metadata"]["labels"].get(labels.SERVING) != "true", f"{name} was deleted under traffic"
@@ -494,7 +350,7 @@ class Simulation:
         if self.stored["spec"].get("pause") == "All":
             return
         for pod in self.pods.values():
-            known = any(each["metadata"]["uid"] == _owner(pod) for each in self.groups.values())
+            known = any(each["metadata"]["uid"] == owner_of(pod) for each in self.groups.values())
             if known and pod["metadata"]["labels"].get(labels.SERVING) == "true":
                 restarts = pod["status"]["containerStatuses"][0]["restartCount"]
                 assert pod["metadata"]["labels"][labels.MEMBER] == labels.LEADER
@@ -508,23 +364,6 @@ def _merge(into: Manifest, changes: Mapping[str, str | None]) -> None:
             into.pop(key, None)
         else:
             into[key] = value
-
-
-def _owner(pod: Manifest) -> str:
-    return str(pod["metadata"]["ownerReferences"][0]["uid"])
-
-
-def _ready(pod: Manifest) -> bool:
-    return {"type": "Ready", "status": "True"} in pod["status"].get("conditions", ())
-
-
-def _gpus(pod: Manifest) -> int:
-    return int(pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
-
-
-def _copy_gpus(group: Manifest) -> int:
-    allocation = group["spec"]["allocation"]
-    return int(allocation["tensorParallel"]) * int(allocation["pipelineParallel"])
 
 
 def _told(order: do.Action) -> str:

@@ -1,0 +1,62 @@
+"""Lives of a group: each has a number of its own, and a life that a person ends is ended once."""
+
+from __future__ import annotations
+
+from berth.core.requests import Request, Wish
+from berth.core.timestamps import timestamp
+from tests.unit.core.simulation import Simulation, deployment
+
+
+def run(simulation: Simulation, passes: int = 12) -> None:
+    for _ in range(passes):
+        simulation.kubelets()
+        simulation.run_pass()
+
+
+def lives(simulation: Simulation) -> set[str]:
+    return {f"{each['spec']['group']}-{each['spec']['incarnation']}" for each in simulation.groups.values()}
+
+
+def test_the_name_of_a_group_that_was_deleted_with_all_its_pods_is_not_used_again() -> None:
+    simulation = Simulation(deployment())
+    run(simulation)
+    name = next(name for name, each in simulation.groups.items() if each["spec"]["group"] == "g0")
+    del simulation.groups[name], simulation.pods[f"{name}-0"]
+    run(simulation)
+    assert lives(simulation) == {"g0-2", "g1-1"}
+
+
+def test_status_that_nobody_can_read_numbers_lives_by_what_is_there() -> None:
+    simulation = Simulation(deployment())
+    run(simulation)
+    simulation.stored["status"]["groups"] = [{"name": "g01", "incarnation": 7}, {"name": "g1"}, {"name": "other"}]
+    simulation.groups.clear()
+    simulation.pods.clear()
+    run(simulation)
+    assert lives(simulation) == {"g0-1", "g1-1"}
+
+
+def test_a_failover_that_was_asked_for_happens_once_though_its_answer_is_lost() -> None:
+    simulation = Simulation(deployment(groups=1))
+    run(simulation)
+    simulation.wish = Wish(Request("failover g0", "failover", group=0))
+    for _ in range(12):
+        simulation.kubelets()
+        simulation.run_pass()
+        simulation.stored["status"].pop("request", None)
+    assert lives(simulation) == {"g0-1", "g0-2"}
+
+
+def test_the_same_words_ask_again_once_something_else_was_answered() -> None:
+    simulation = Simulation(deployment(groups=1))
+    run(simulation)
+    simulation.wish = Wish(Request("failover g0", "failover", group=0))
+    simulation.run_pass()
+    simulation.wish = Wish()
+    run(simulation)
+    simulation.stored["status"]["request"] = {"text": "rollback", "result": "Refused", "at": timestamp(simulation.now)}
+    simulation.wish = Wish(Request("failover g0", "failover", group=0))
+    simulation.run_pass()
+    simulation.wish = Wish()
+    run(simulation)
+    assert lives(simulation) == {"g0-1", "g0-2", "g0-3"}
