@@ -40,11 +40,12 @@ def test_a_failover_that_was_asked_for_happens_once_though_its_answer_is_lost() 
     simulation = Simulation(deployment(groups=1))
     run(simulation)
     simulation.wish = Wish(Request("failover g0", "failover", group=0))
-    for _ in range(12):
+    for _ in range(40):
         simulation.kubelets()
         simulation.run_pass()
         simulation.stored["status"].pop("request", None)
     assert lives(simulation) == {"g0-1", "g0-2"}
+    assert simulation.stored["status"]["readyReplicas"] == 1
 
 
 def test_the_same_words_ask_again_once_something_else_was_answered() -> None:
