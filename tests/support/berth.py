@@ -40,8 +40,10 @@ class ScriptedLeaders:
     looked: int = 0
 
     async def token(self, address: str) -> None:
+        """Asked of a new life, which takes requests: addresses of pods that are gone are given to others."""
         self.asked += 1
         self._reach(address)
+        self.draining.discard(address)
         if address in self.silent or "*" in self.silent:
             raise Transient(f"no token from {address}: silent in this test")
 
