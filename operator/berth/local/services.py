@@ -58,6 +58,7 @@ class ServiceProxies:
         self._pool = addresses
         self._addresses: dict[Key, str] = {}
         self._proxies: dict[tuple[Key, int], PortProxy] = {}
+        self._refused: set[tuple[Key, int]] = set()
 
     async def sync(self, services: Iterable[Object], pods: Sequence[Object]) -> None:
         wanted: dict[tuple[Key, int], list[Endpoint]] = {}
@@ -74,9 +75,23 @@ class ServiceProxies:
         for (key, port), targets in wanted.items():
             if key not in self._addresses:
                 self._addresses[key] = self._pool.take()
-            if (key, port) not in self._proxies:
-                self._proxies[key, port] = await PortProxy.listen(self._addresses[key], port)
+            if (key, port) not in self._proxies and not await self._listen(key, port):
+                continue
             self._proxies[key, port].targets = targets
+        self._refused &= wanted.keys()
+
+    async def _listen(self, key: Key, port: int) -> bool:
+        """Below 1024 a port may need root: then this one has no proxy, which is said once, and all others do."""
+        try:
+            self._proxies[key, port] = await PortProxy.listen(self._addresses[key], port)
+        except OSError as error:
+            if (key, port) not in self._refused:
+                self._refused.add((key, port))
+                remedy = "; choose one from 1024 on" if isinstance(error, PermissionError) else ""
+                _log.warning("Service %s: nothing listens on port %d: %s%s", "/".join(key), port, error, remedy)
+            return False
+        self._refused.discard((key, port))
+        return True
 
     def address(self, namespace: str, name: str) -> str | None:
         return self._addresses.get((namespace, name))

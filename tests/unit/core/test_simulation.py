@@ -26,7 +26,8 @@ SHAPES: dict[str, Manifest] = {
     ),
     "limit": deployment(tensor=4, objectives={"limits": {"gpus": 8}}, update={"maxUnavailable": 1}),
 }
-NODES = {"two nodes": 6}
+NODES = {"two nodes": 7}
+"""Two groups, one more while they are updated, and a node that stays cordoned; 3 for the others."""
 ROOM = ("one pod", "two nodes", "two needed")
 """Shapes that can leave a node with all their groups."""
 

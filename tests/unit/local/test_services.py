@@ -31,11 +31,13 @@ def pod(name: str, address: str, *, ready: bool = True, labels: dict[str, str] |
 
 
 def service(**spec: Any) -> Any:
-    defaults = {"selector": {"app": "x"}, "ports": [{"port": 80, "targetPort": "grpc"}], "clusterIP": "198.18.0.9"}
+    defaults = {"selector": {"app": "x"}, "ports": [GRPC], "clusterIP": "198.18.0.9"}
     return {"metadata": {"name": "s", "namespace": "default"}, "spec": {**defaults, **spec}}
 
 
-PORT = {"port": 80, "targetPort": "grpc"}
+PORT = 8080
+"""Anybody may listen there; below 1024 only root."""
+GRPC = {"port": PORT, "targetPort": "grpc"}
 
 
 def test_only_ready_pods_that_match_and_stay_get_connections() -> None:
@@ -47,7 +49,7 @@ def test_only_ready_pods_that_match_and_stay_get_connections() -> None:
         pod("elsewhere", "127.9.0.5", metadata={"namespace": "n2"}),
         pod("more", "127.9.0.6", labels={"app": "x", "z": "1"}),
     ]
-    assert endpoints(service(), PORT, pods) == [("127.9.0.1", 8001), ("127.9.0.6", 8001)]
+    assert endpoints(service(), GRPC, pods) == [("127.9.0.1", 8001), ("127.9.0.6", 8001)]
 
 
 def test_target_ports_are_numbers_or_names_and_a_name_that_a_pod_lacks_means_none() -> None:
@@ -57,7 +59,7 @@ def test_target_ports_are_numbers_or_names_and_a_name_that_a_pod_lacks_means_non
 
 
 def test_a_service_without_a_selector_has_no_pods() -> None:
-    assert endpoints(service(selector=None), PORT, [pod("a", "127.9.0.1")]) == []
+    assert endpoints(service(selector=None), GRPC, [pod("a", "127.9.0.1")]) == []
 
 
 # --- connections ------------------------------------------------------------------------------------------------------
@@ -105,26 +107,26 @@ async def test_connections_take_turns_and_stay_when_the_service_changes(network:
         await proxies.sync([service()], [pod("a", first), pod("b", second)])
         address = proxies.address("default", "s")
         assert address is not None
-        async with connection(address, 80) as one, connection(address, 80) as two:
+        async with connection(address, PORT) as one, connection(address, PORT) as two:
             assert {await one[0].readline(), await two[0].readline()} == {b"first\n", b"second\n"}
             await proxies.sync([service()], [pod("a", first, ready=False), pod("b", second)])
             for reader, writer in (one, two):
                 writer.write(b"still here\n")
                 assert await reader.readline() == b"still here\n"
             for _ in range(3):
-                async with connection(address, 80) as (reader, _writer):
+                async with connection(address, PORT) as (reader, _writer):
                     assert await reader.readline() == b"second\n"
             (described,) = proxies.describe()
-            assert (described["ports"], described["pods"]) == ([80], [second])
+            assert (described["ports"], described["pods"]) == ([PORT], [second])
         proxies.close()
 
 
 async def test_much_data_arrives_whole_and_so_does_its_end(network: LoopbackNetwork) -> None:
     first = f"{network.prefix}1.2"
     async with echo(first, "first"):
-        proxy = await PortProxy.listen(f"{network.prefix}254.2", 81)
+        proxy = await PortProxy.listen(f"{network.prefix}254.2", 8081)
         proxy.targets = [(first, 8001)]
-        async with connection(f"{network.prefix}254.2", 81) as (reader, writer):
+        async with connection(f"{network.prefix}254.2", 8081) as (reader, writer):
             sent = bytes(range(256)) * 40_000
             assert await reader.readline() == b"first\n"
             writer.write(sent)
@@ -138,9 +140,9 @@ async def test_a_client_that_has_said_all_before_its_pod_is_dialled_is_heard(
     network: LoopbackNetwork, said: bytes
 ) -> None:
     async with echo(f"{network.prefix}1.2", "first"):
-        proxy = await PortProxy.listen(f"{network.prefix}254.2", 83)
+        proxy = await PortProxy.listen(f"{network.prefix}254.2", 8083)
         proxy.targets = [(f"{network.prefix}1.2", 8001)]
-        client = socket.create_connection((f"{network.prefix}254.2", 83))
+        client = socket.create_connection((f"{network.prefix}254.2", 8083))
         client.sendall(said)
         client.shutdown(socket.SHUT_WR)
         reader, writer = await asyncio.open_connection(sock=client)  # only now does the proxy get its turn
@@ -150,13 +152,13 @@ async def test_a_client_that_has_said_all_before_its_pod_is_dialled_is_heard(
 
 
 async def test_with_nobody_ready_a_connection_is_refused(network: LoopbackNetwork) -> None:
-    proxy = await PortProxy.listen(f"{network.prefix}254.2", 82)
+    proxy = await PortProxy.listen(f"{network.prefix}254.2", 8082)
     with contextlib.suppress(ConnectionResetError):
-        async with connection(f"{network.prefix}254.2", 82) as (reader, _):
+        async with connection(f"{network.prefix}254.2", 8082) as (reader, _):
             assert await reader.read() == b""
     proxy.targets = [(f"{network.prefix}9.9", 8001)]  # nobody listens there
     with contextlib.suppress(ConnectionResetError):
-        async with connection(f"{network.prefix}254.2", 82) as (reader, _):
+        async with connection(f"{network.prefix}254.2", 8082) as (reader, _):
             assert await reader.read() == b""
     assert proxy.connections == 0
     proxy.close()
@@ -169,14 +171,33 @@ async def test_a_service_that_is_gone_ends_its_connections_and_gives_its_address
         await proxies.sync([service()], [pod("a", first)])
         address = proxies.address("default", "s")
         assert address is not None
-        async with connection(address, 80) as (reader, _):
+        async with connection(address, PORT) as (reader, _):
             assert await reader.readline() == b"first\n"
             await proxies.sync([], [])
             with contextlib.suppress(ConnectionResetError):
                 assert await reader.read() == b""
         with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection(address, 80)
+            await asyncio.open_connection(address, PORT)
         assert proxies.describe() == []
+
+
+async def test_a_port_that_is_refused_is_said_once_and_takes_no_other_along(
+    network: LoopbackNetwork, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxies = ServiceProxies(network.services())
+    await proxies.sync([service()], [])
+    address = proxies.address("default", "s")
+    assert address is not None
+    with socket.create_server((address, 8090)):
+        ports = [{"port": 8090, "targetPort": "grpc"}, GRPC, {"port": 8091, "targetPort": "grpc"}]
+        for _ in range(3):
+            await proxies.sync([service(ports=ports)], [])
+    (said,) = caplog.messages
+    assert "Service default/s: nothing listens on port 8090" in said
+    assert proxies.describe()[0]["ports"] == [PORT, 8091]
+    await proxies.sync([service(ports=ports)], [])
+    assert proxies.describe()[0]["ports"] == [PORT, 8090, 8091]
+    proxies.close()
 
 
 async def test_headless_services_and_those_without_selector_have_no_address(network: LoopbackNetwork) -> None:
