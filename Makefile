@@ -87,6 +87,7 @@ sbom: setup
 BENCHES := $(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py))
 .PHONY: $(BENCHES)
 bench: $(BENCHES)
+	@echo "SKIPPED: Berth beside a LeaderWorkerSet and a Deployment, which needs containers: make bench-peers"
 $(BENCHES): bench-%: setup
 	$(BIN)/python -m benchmarks.bench_$*
 
