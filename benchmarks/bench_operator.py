@@ -21,13 +21,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from berth.local import binaries
 from berth.local.controlplane import PROGRAMS, ControlPlane
 from berth.local.kwok import Kwok, gpu_node
 from tests.support.berth import free_port
 from tests.support.cluster import Cluster, eventually
+from tests.support.manifests import fixed_deployment
 
 NAMESPACE = "bench"
 GPUS = 8
@@ -94,20 +94,7 @@ class Bench:
         )
 
     async def deployment(self, name: str, pool: str = POOL) -> None:
-        allocation = {"pool": pool, "variant": "bf16", "tensorParallel": 1, "pipelineParallel": 1, "groups": 1}
-        source = {"huggingFace": {"repository": "meta-llama/Llama-3.1-8B-Instruct"}}
-        spec: dict[str, Any] = {
-            "model": {
-                "name": "llama-3.1-8b-instruct",
-                "variants": [{"name": "bf16", "precision": "bf16", "source": source}],
-            },
-            "placement": {"mode": "Fixed", "fixed": {"allocations": [allocation]}},
-            "engine": {"backend": "simulated"},
-        }
-        metadata = {"name": name, "namespace": NAMESPACE}
-        await self.cluster.create(
-            {"apiVersion": "berth.dev/v1alpha1", "kind": "LLMDeployment", "metadata": metadata, "spec": spec}
-        )
+        await self.cluster.create(fixed_deployment(name, NAMESPACE, pool, tp=1, groups=1))
 
     async def ready(self, count: int) -> bool:
         found = await self.cluster.list("llmdeployments", NAMESPACE)

@@ -34,7 +34,7 @@ from typing import Any, Final
 
 from kubernetes.aio.client import ApiClient
 
-from benchmarks.bench_failover import NAMESPACE, Bench
+from benchmarks.local_site import NAMESPACE, Bench
 from berth import labels
 from berth.kube import auth
 from berth.kube.client import KubeClient

@@ -6,11 +6,11 @@ kind of write sequence gets an entry here and is then interrupted like the other
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 from tests.integration.controller.conftest import Site
-from tests.support.cluster import eventually
+from tests.support.cluster import Manifest, eventually
 
 Step = Callable[[Site, str], Awaitable[None]]
 """Gets the site and the name of its pool."""
@@ -22,13 +22,15 @@ class WriteSequence:
     prepare: Step
     act: Step
     finished: Step
+    settings: Mapping[str, float] = field(default_factory=dict)
+    """Of the operator, where the sequence needs others than usual."""
 
 
 SEQUENCES: list[WriteSequence] = []
 
 
-def _register(name: str, prepare: Step, act: Step, finished: Step) -> None:
-    SEQUENCES.append(WriteSequence(name, prepare, act, finished))
+def _register(name: str, prepare: Step, act: Step, finished: Step, **settings: float) -> None:
+    SEQUENCES.append(WriteSequence(name, prepare, act, finished, settings))
 
 
 async def _nothing(site: Site, pool: str) -> None:
@@ -48,6 +50,28 @@ async def _two_groups(site: Site, pool: str) -> None:
 async def _two_full_nodes(site: Site, pool: str) -> None:
     await site.node(pool, 2)
     await site.cluster.create(site.deployment(pool, tp=8, groups=2))
+    await site.settled()
+
+
+async def _one_group_over_two_nodes(site: Site, pool: str) -> None:
+    await _create_over_two_nodes(site, pool)
+    await site.settled()
+
+
+async def _beside_a_dead_node(site: Site, pool: str) -> None:
+    """A group was replaced elsewhere, its pod stays on the dead node; it may be removed by force, later."""
+    await site.node(pool, 2)
+    recovery = {"recovery": {"forceDelete": "NodeUnreachable"}}
+    await site.create(site.deployment(pool, tp=8, groups=2), replicaGroups=recovery)
+    await site.settled()
+    await _lose_a_node(site, pool)
+    await _second_life(site)
+
+    async def given_up() -> bool:
+        conditions = [each for node in await _nodes(site, pool) for each in node["status"].get("conditions", ())]
+        return any((each["type"], each["status"]) == ("Ready", "Unknown") for each in conditions)
+
+    await eventually(given_up)
     await site.settled()
 
 
@@ -76,6 +100,16 @@ async def _lose_a_pod(site: Site, pool: str) -> None:
         await site.cluster.delete("pods", pod["metadata"]["name"], site.namespace, grace=0)
 
 
+async def _lose_a_member(site: Site, pool: str) -> None:
+    worker = next(pod for pod in await site.pods() if pod["metadata"]["name"].endswith("-1"))
+    await site.cluster.delete("pods", worker["metadata"]["name"], site.namespace, grace=0)
+
+
+async def _let_time_pass(site: Site, pool: str) -> None:
+    site.clock.ahead = 60
+    await site.patch({"metadata": {"annotations": {"touched": "later"}}})
+
+
 async def _restart_a_container(site: Site, pool: str) -> None:
     for pod in await site.pods():
         statuses = pod["status"]["containerStatuses"]
@@ -91,6 +125,10 @@ async def _report_a_sick_gpu(site: Site, pool: str) -> None:
         statuses[0]["allocatedResourcesStatus"] = [{"name": "nvidia.com/gpu", "resources": resources}]
         body = {"status": {"containerStatuses": statuses}}
         await site.cluster.patch("pods", pod["metadata"]["name"], site.namespace, body, subresource="status")
+
+
+async def _nodes(site: Site, pool: str) -> list[Manifest]:
+    return [node for node in await site.cluster.list("nodes") if node["metadata"]["name"].startswith(pool)]
 
 
 async def _lose_a_node(site: Site, pool: str) -> None:
@@ -112,23 +150,49 @@ async def _restarted(site: Site, pool: str) -> None:
     await site.settled()
 
 
-async def _replaced_elsewhere(site: Site, pool: str) -> None:
-    """The second life of the first group serves; then its first node comes back and lets its pod go."""
+async def _second_life(site: Site) -> None:
+    """Of the first group of two, once it serves."""
 
-    async def second_life_serves() -> bool:
+    async def serves() -> bool:
         found = await site.get()
         groups = [each for each in found.get("status", {}).get("groups", ()) if each.get("state") == "Serving"]
         assert {each["name"]: each["incarnation"] for each in groups} == {"g0": 2, "g1": 1}, groups
         return True
 
+    await eventually(serves)
+
+
+async def _only_the_living(site: Site, pool: str) -> None:
     async def old_pod_gone() -> bool:
         return len(await site.pods()) == 2
 
-    await eventually(second_life_serves)
-    for node in await site.cluster.list("nodes"):
-        if node["metadata"]["name"].startswith(pool):
-            await site.cluster.revive_node(node["metadata"]["name"])
     await eventually(old_pod_gone)
+    await site.settled()
+
+
+async def _replaced_elsewhere(site: Site, pool: str) -> None:
+    """The second life of the first group serves; then its first node comes back and lets its pod go."""
+    await _second_life(site)
+    for node in await _nodes(site, pool):
+        await site.cluster.revive_node(node["metadata"]["name"])
+    await _only_the_living(site, pool)
+
+
+async def _cut_off_and_back(site: Site, pool: str) -> None:
+    """It was only suspected: as soon as it answers it has its requests back."""
+
+    async def cut() -> bool:
+        (suspect,) = [pod for pod in await site.pods() if pod["status"]["podIP"] in site.leaders.unreachable]
+        return suspect["metadata"]["labels"].get("berth.dev/serving") == "false"
+
+    async def both_serve() -> bool:
+        return len(await site.serving()) == 2
+
+    if site.leaders.unreachable:
+        await eventually(cut)
+        site.leaders.unreachable.clear()
+    await site.revive(*[node["metadata"]["name"] for node in await _nodes(site, pool)])
+    await eventually(both_serve)
     await site.settled()
 
 
@@ -228,6 +292,17 @@ async def _replaced(site: Site, pool: str) -> None:
     await site.settled()
 
 
+async def _replaced_as_a_whole(site: Site, pool: str) -> None:
+    async def second_life_serves() -> bool:
+        groups = [each for each in await site.groups() if each.get("status", {}).get("state") == "Serving"]
+        assert [each["spec"]["incarnation"] for each in groups] == [2], groups
+        assert len(await site.pods()) == 2
+        return True
+
+    await eventually(second_life_serves)
+    await site.settled()
+
+
 async def _gone(site: Site, pool: str) -> None:
     async def nothing_left() -> bool:
         left = [
@@ -247,11 +322,14 @@ _register("scale-up", _one_group, _scale_to(2), _settled)
 _register("scale-down", _two_groups, _scale_to(1), _settled)
 _register("update", _one_group, _update, _replaced)
 _register("failover", _one_group, _lose_a_pod, _replaced)
+_register("failover-of-two-members", _one_group_over_two_nodes, _lose_a_member, _replaced_as_a_whole)
 _register("failover-asked-for", _one_group, _fail_over, _replaced)
 _register("leave-a-node", _one_group, _cordon_its_node, _replaced)
 _register("restart-in-place", _one_group, _restart_a_container, _restarted)
 _register("gpu-sick", _one_group, _report_a_sick_gpu, _replaced)
 _register("node-silent", _two_full_nodes, _lose_a_node, _replaced_elsewhere)
+_register("suspected", _two_full_nodes, _lose_a_node, _cut_off_and_back, node_silent=600.0)
+_register("force-delete", _beside_a_dead_node, _let_time_pass, _only_the_living)
 _register("move", _placed_by_berth, _move, _judging)
 _register("take-back", _moved, _take_back, _back)
 _register("delete", _one_group, _delete, _gone)

@@ -16,6 +16,7 @@ import pytest
 from berth.local.kwok import Kwok, gpu_node
 from tests.support.berth import Clock, RunningBerth, ScriptedLeaders, running_berth
 from tests.support.cluster import PATIENCE, Cluster, eventually
+from tests.support.manifests import fixed_deployment
 
 POOL_LABEL = "tests.berth.dev/pool"
 PRODUCTS = {"H100-SXM-80": "NVIDIA-H100-80GB-HBM3", "A100-SXM-40": "NVIDIA-A100-SXM4-40GB"}
@@ -47,6 +48,8 @@ class Site:
     tag: str
     leaders: ScriptedLeaders = field(default_factory=ScriptedLeaders)
     """What the leaders say to an operator that is started with them."""
+    clock: Clock = field(default_factory=Clock)
+    """The time of day of an operator that is started with it."""
 
     async def pool(self, gpu: str = "H100-SXM-80", nodes: int = 2, gpus: int = 8, **spec: Any) -> str:
         """A pool of new nodes, alternating over zones a and b; returns its name."""
@@ -83,24 +86,28 @@ class Site:
         await eventually(ready)
         return name
 
+    async def revive(self, *nodes: str) -> None:
+        """Silent nodes come back; as kubelets do, they say again that their pods are ready, which was denied."""
+        for node in nodes:
+            await self.cluster.revive_node(node)
+
+        async def nodes_ready() -> bool:
+            for node in nodes:
+                conditions = (await self.cluster.get("nodes", node))["status"]["conditions"]
+                assert ("Ready", "True") in {(each["type"], each["status"]) for each in conditions}, conditions
+            return True
+
+        await eventually(nodes_ready)
+        ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+        for pod in await self.pods():
+            if pod["spec"].get("nodeName") in nodes:
+                name = pod["metadata"]["name"]
+                await self.cluster.patch("pods", name, self.namespace, ready, subresource="status", strategic=True)
+
     def deployment(
         self, pool: str, name: str = "llama", *, tp: int = 2, pp: int = 1, groups: int = 2
     ) -> dict[str, Any]:
-        allocation = {"pool": pool, "variant": "bf16", "tensorParallel": tp, "pipelineParallel": pp, "groups": groups}
-        source = {"huggingFace": {"repository": "meta-llama/Llama-3.1-8B-Instruct"}}
-        return {
-            "apiVersion": "berth.dev/v1alpha1",
-            "kind": "LLMDeployment",
-            "metadata": {"name": name, "namespace": self.namespace},
-            "spec": {
-                "model": {
-                    "name": "llama-3.1-8b-instruct",
-                    "variants": [{"name": "bf16", "precision": "bf16", "source": source}],
-                },
-                "placement": {"mode": "Fixed", "fixed": {"allocations": [allocation]}},
-                "engine": {"backend": "simulated"},
-            },
-        }
+        return fixed_deployment(name, self.namespace, pool, tp=tp, pp=pp, groups=groups)
 
     async def get(self, name: str = "llama") -> dict[str, Any]:
         return await self.cluster.get("llmdeployments", name, self.namespace)
@@ -147,17 +154,37 @@ class Site:
     async def recording(self, *kinds: str) -> AsyncIterator[list[Change]]:
         """Every change of these kinds in the namespace; complete and in the server's order when the block has ended."""
         changes: list[Change] = []
-        version = (await self.cluster.request("GET", f"/api/v1/namespaces/{self.namespace}/pods"))["metadata"]
+        last: dict[tuple[str, str], Change] = {}
+        listed = await self.cluster.request("GET", f"/api/v1/namespaces/{self.namespace}/pods")
+        start = listed["metadata"]["resourceVersion"]
+        known = {
+            (kind, each["metadata"]["name"]) for kind in kinds for each in await self.cluster.list(kind, self.namespace)
+        }
 
         async def record(kind: str) -> None:
-            async with self.cluster.watch(kind, self.namespace, resource_version=version["resourceVersion"]) as events:
+            async with self.cluster.watch(kind, self.namespace, resource_version=start) as events:
                 async for event in events:
-                    changes.append(Change(event["type"], event["object"]))  # noqa: PERF401 - seen while it grows
+                    change = Change(event["type"], event["object"])
+                    changes.append(change)
+                    last[kind, change.name] = change
+
+        async def all_seen() -> bool:
+            for kind in kinds:
+                there = {
+                    (kind, each["metadata"]["name"]): each for each in await self.cluster.list(kind, self.namespace)
+                }
+                for key, each in there.items():
+                    version = int(each["metadata"]["resourceVersion"])
+                    assert version <= int(start) or (key in last and last[key].version >= version), key
+                for key in {key for key in known | last.keys() if key[0] == kind} - there.keys():
+                    assert key in last, key
+                    assert last[key].type == "DELETED", key
+            return True
 
         tasks = [asyncio.create_task(record(kind)) for kind in kinds]
         try:
             yield changes
-            await asyncio.sleep(0.2)  # what is on its way in the watches
+            await eventually(all_seen)
         finally:
             for task in tasks:
                 task.cancel()

@@ -10,7 +10,7 @@ import asyncio
 import gc
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +59,9 @@ async def own_site(cluster: Cluster) -> AsyncIterator[Site]:
 
 
 @asynccontextmanager
-async def berth_behind(proxy: FaultProxy, kubeconfig: Path, folder: Path, site: Site) -> AsyncIterator[RunningBerth]:
+async def berth_behind(
+    proxy: FaultProxy, kubeconfig: Path, folder: Path, site: Site, settings: Mapping[str, float]
+) -> AsyncIterator[RunningBerth]:
     """An operator whose every request passes the proxy; gone at the end, whatever happened."""
     config = yaml.safe_load(kubeconfig.read_text())
     config["clusters"][0]["cluster"]["server"] = proxy.url
@@ -67,8 +69,8 @@ async def berth_behind(proxy: FaultProxy, kubeconfig: Path, folder: Path, site: 
     path.write_text(yaml.safe_dump(config))
     # Many run at once, each is late at times, and none shall lose its Lease; the Lease of the killed one is deleted.
     lease = {"lease_duration": 300.0, "lease_renew_deadline": 290.0}
-    nodes = {"node_late": 5.0, "node_silent": 8.0, "gpu_fault_hold": 0.0}
-    berth = await start_berth(path, site.namespace, site.leaders, **lease, **nodes)
+    nodes = {"node_late": 5.0, "node_silent": 8.0, "gpu_fault_hold": 0.0, **settings}
+    berth = await start_berth(path, site.namespace, site.leaders, site.clock, **lease, **nodes)
     try:
         yield berth
     finally:
@@ -83,7 +85,7 @@ async def run(
     async with (
         own_site(cluster) as site,
         FaultProxy(control_plane, counted=counted) as proxy,
-        berth_behind(proxy, kubeconfig, folder, site) as berth,
+        berth_behind(proxy, kubeconfig, folder, site, sequence.settings) as berth,
     ):
         pool = await site.pool()
         await sequence.prepare(site, pool)
@@ -114,7 +116,7 @@ async def run(
             await wipe_status(site)
         async with (
             FaultProxy(control_plane, counted=counted) as second,
-            berth_behind(second, kubeconfig, folder, site) as successor,
+            berth_behind(second, kubeconfig, folder, site, sequence.settings) as successor,
         ):
             await sequence.finished(site, pool)
             await successor.stop()

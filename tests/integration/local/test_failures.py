@@ -14,6 +14,7 @@ from berth.local import sandbox
 from tests.integration.local.conftest import LocalCluster, gone, network_of
 from tests.integration.local.test_serving import deleted, failed_since, leaders, traffic
 from tests.support.cluster import Cluster, Manifest, eventually
+from tests.support.manifests import fixed_deployment
 
 pytestmark = pytest.mark.triton
 
@@ -33,22 +34,7 @@ def site(triton: None, state: Path) -> Iterator[LocalCluster]:
 
 
 def deployment(groups: int = 2, **spec: Any) -> Manifest:
-    source = {"huggingFace": {"repository": "meta-llama/Llama-3.1-8B-Instruct"}}
-    allocation = {"pool": "h100", "variant": "bf16", "tensorParallel": 2, "groups": groups}
-    return {
-        "apiVersion": "berth.dev/v1alpha1",
-        "kind": "LLMDeployment",
-        "metadata": {"name": NAME, "namespace": "default"},
-        "spec": {
-            "model": {
-                "name": "llama-3.1-8b-instruct",
-                "variants": [{"name": "bf16", "precision": "bf16", "source": source}],
-            },
-            "placement": {"mode": "Fixed", "fixed": {"allocations": [allocation]}},
-            "engine": {"backend": "simulated"},
-            **spec,
-        },
-    }
+    return fixed_deployment(NAME, "default", "h100", groups=groups, **spec)
 
 
 async def serving(api: Cluster, groups: int = 2) -> bool:

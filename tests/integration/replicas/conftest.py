@@ -19,6 +19,7 @@ from berth.local.controlplane import ControlPlane
 from tests.support.berth import free_port
 from tests.support.cluster import Cluster, eventually
 from tests.support.fault_proxy import FaultProxy
+from tests.support.manifests import fixed_deployment
 
 LEASE = "berth-operator"
 
@@ -109,21 +110,7 @@ class Installation:
 
     async def create(self, name: str) -> None:
         """A deployment that needs nothing of the cluster to be judged: its pool does not exist."""
-        allocation = {"pool": "nowhere", "variant": "bf16", "tensorParallel": 1, "pipelineParallel": 1, "groups": 1}
-        source = {"huggingFace": {"repository": "meta-llama/Llama-3.1-8B-Instruct"}}
-        variants = [{"name": "bf16", "precision": "bf16", "source": source}]
-        await self.cluster.create(
-            {
-                "apiVersion": "berth.dev/v1alpha1",
-                "kind": "LLMDeployment",
-                "metadata": {"name": name, "namespace": self.namespace},
-                "spec": {
-                    "model": {"name": "llama-3.1-8b-instruct", "variants": variants},
-                    "placement": {"mode": "Fixed", "fixed": {"allocations": [allocation]}},
-                    "engine": {"backend": "simulated"},
-                },
-            }
-        )
+        await self.cluster.create(fixed_deployment(name, self.namespace, "nowhere", tp=1, groups=1))
 
     async def judged(self, name: str) -> bool:
         """Whether somebody who leads has said what is wrong with it."""
