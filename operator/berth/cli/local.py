@@ -291,13 +291,8 @@ def errors() -> Iterator[None]:
 def _ask(name: str, request: dict[str, Any]) -> Any:
     from berth.local import cluster, control
 
-    folder = cluster.folder_of(name)
-    try:
-        return control.ask(folder, request)
-    except control.NotRunning:
-        pass
-    except control.Refused as error:
-        raise click.ClickException(str(error)) from None
+    with errors(), contextlib.suppress(control.NotRunning):
+        return control.ask(cluster.folder_of(name), request)
     others = cluster.running()
     more = f"; there is: {', '.join(others)}" if others else ""
     raise click.ClickException(f"no local cluster {name} is running: berth local up{more}")

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from berth.errors import BerthError
 from berth.local import binaries, control, triton_env
-from berth.local.config import CONFIG, Config
+from berth.local.config import CONFIG, Config, check_name
 from berth.local.control import KEEP
 from berth.local.controlplane import PROGRAMS
 
@@ -39,12 +39,9 @@ def state_folder() -> Path:
 
 
 def folder_of(name: str) -> Path:
+    """Raises InvalidOption for what is no name of a cluster: nothing outside a cluster's own folder is ever touched."""
+    check_name(name)
     return state_folder() / name
-
-
-def kubeconfig_of(name: str) -> Path:
-    """Raises NotRunning."""
-    return Path(control.ask(folder_of(name), {"do": "status"})["kubeconfig"])
 
 
 def running() -> list[str]:

@@ -24,6 +24,12 @@ class InvalidOption(BerthError):
     """An option of `berth local up` cannot be had; the message names it, its bounds and the remedy."""
 
 
+def check_name(name: str) -> None:
+    """Raises InvalidOption. A name becomes part of paths, and `down` removes what lies there."""
+    if not _NAME.fullmatch(name):
+        raise InvalidOption(f"--name {name!r}: use at most 32 of a-z, 0-9 and -, not at the ends")
+
+
 @dataclass(frozen=True)
 class PoolOption:
     """`nodes` nodes with `gpus` GPUs of one type each."""
@@ -75,8 +81,7 @@ class Config:
 
     def check(self) -> None:
         """Raises InvalidOption."""
-        if not _NAME.fullmatch(self.name):
-            raise InvalidOption(f"--name {self.name!r}: use at most 32 of a-z, 0-9 and -, not at the ends")
+        check_name(self.name)
         if sum(pool.nodes for pool in self.pools) > MOST_NODES:
             raise InvalidOption(f"--pool: {MOST_NODES} local nodes are the most; use --simulated for more")
         types = [pool.gpu for pool in (*self.pools, *self.simulated)]

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from berth.cli import main
 from berth.errors import BerthError
 from berth.local import addresses, control, sandbox
 from berth.local.addresses import AddressPool, LoopbackNetwork, NoAddresses
@@ -53,6 +55,23 @@ def test_a_bad_pool_says_what_a_good_one_is(text: str, message: str) -> None:
 def test_a_bad_cluster_names_the_option(config: Config, message: str) -> None:
     with pytest.raises(InvalidOption, match=message):
         config.check()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../other", "one/logs", "/", "Ä", "a\n", "a" * 300])
+@pytest.mark.parametrize("command", ["down", "status"])
+def test_what_is_no_name_of_a_cluster_is_refused_and_nothing_is_removed(
+    command: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    kept = [tmp_path / "other", tmp_path / "state/berth/one/logs"]
+    for folder in kept:
+        folder.mkdir(parents=True)
+    result = CliRunner().invoke(main, ["local", command, "--name", name])
+    assert (result.exit_code, result.output) == (
+        1,
+        f"Error: --name {name!r}: use at most 32 of a-z, 0-9 and -, not at the ends\n",
+    )
+    assert all(folder.is_dir() for folder in kept)
 
 
 def test_a_cluster_is_read_as_it_was_written(tmp_path: Path) -> None:
