@@ -36,10 +36,13 @@ def crd(output_dir: Path, check: bool, check_compatible: Path | None) -> None:
     if str(output_dir) == "-":
         click.echo("---\n".join(generated.values()), nl=False)
         return
-    output_dir.mkdir(parents=True, exist_ok=True)
-    for name, content in generated.items():
-        (output_dir / name).write_text(content, encoding="utf-8")
-        click.echo(f"wrote {output_dir / name}")
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        for name, content in generated.items():
+            (output_dir / name).write_text(content, encoding="utf-8")
+            click.echo(f"wrote {output_dir / name}")
+    except OSError as error:
+        raise click.ClickException(f"--output-dir {output_dir}: {error.strerror}") from None
 
 
 def _check(generated: dict[str, str], folder: Path) -> None:

@@ -16,7 +16,7 @@ def documents(file: Any) -> list[dict[str, Any]]:
 
     try:
         found = list(yaml.safe_load_all(file.read()))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}" if place else ""
         raise ValueError(f"{file.name}{where}: this is neither YAML nor JSON") from None

@@ -59,7 +59,7 @@ def show(name: str, output: str) -> None:
 def import_config(config: Any, name: str, output: str) -> None:
     """Read a model's geometry from its Hugging Face config.json (CONFIG; - reads standard input).
 
-    What is shown is what the planner will use if the same keys are given as spec.model.architecture.
+    Shows what the planner will use, and the lines of spec.model that say so.
     """
     from berth.estimator.models import from_config
 
@@ -73,7 +73,49 @@ def import_config(config: Any, name: str, output: str) -> None:
         spec = from_config(document, name)
     except (ValueError, RecursionError) as error:
         raise click.ClickException(f"{config.name}: {error}") from None
+    architecture = _architecture(spec, str(document.get("model_type", "")))
+    if output != "table":
+        _print({**_document(spec), "architecture": architecture}, output)
+        return
     _show(spec, output)
+    if architecture is None:
+        click.echo("\nspec.model.architecture cannot say this: the model has to join the catalogue")
+        return
+    click.echo("\nfor an LLMDeployment:")
+    _print({"spec": {"model": {"name": name, "architecture": architecture}}}, "yaml")
+
+
+def _architecture(spec: ModelSpec, family: str) -> dict[str, Any] | None:
+    """The spec.model.architecture that means `spec`; None if there is none."""
+    from berth.api.architecture import Architecture
+    from berth.api.common import parse
+    from berth.errors import InvalidSpec
+    from berth.estimator.models import from_config
+
+    keys: dict[str, Any] = {
+        "hidden_size": spec.hidden,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": spec.kv_heads,
+        "head_dim": spec.head_dim,
+        "intermediate_size": spec.intermediate,
+        "vocab_size": spec.vocab,
+        "max_position_embeddings": spec.max_context,
+        "tie_word_embeddings": spec.tied_embeddings,
+    }
+    if spec.experts:
+        keys |= {"num_experts": spec.experts, "num_experts_per_tok": spec.experts_per_token}
+    if spec.shared_intermediate:
+        keys["shared_expert_intermediate_size"] = spec.shared_intermediate
+    # The family decides what other keys leave open; it is said only where they do.
+    for candidate in (keys, {**keys, "model_type": family}):
+        try:
+            parse(Architecture, candidate, known_fields_only=True)
+            if from_config(candidate, spec.name) == spec:
+                return candidate
+        except (InvalidSpec, ValueError):
+            continue
+    return None
 
 
 def _show(spec: ModelSpec, output: str) -> None:

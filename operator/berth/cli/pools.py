@@ -73,10 +73,10 @@ def _load(file: Any) -> Any:
     text = file.read()
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         try:
             return yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             raise ValueError("this is neither JSON nor YAML") from None
 
 

@@ -39,16 +39,21 @@ async def configuration(kubeconfig: str = "", context: str = "", *, plugins: boo
                 _refuse_unsafe(Path(kubeconfig), context)
             else:
                 _require_a_file(kubeconfig)
-            await load_kube_config(
-                kubeconfig, context=context or None, client_configuration=result, persist_config=False
-            )
+            await _load(kubeconfig, context, result)
         else:
             load_incluster_config(client_configuration=result)
-    except (ConfigException, OSError, ValueError, yaml.YAMLError) as error:
+    except (ConfigException, OSError, ValueError) as error:
         named = "give --kubeconfig and --context" if plugins else "check the path and the context"
         remedy = named if kubeconfig else "outside of a pod set BERTH_KUBECONFIG"
         raise InvalidSettings(f"no access to a cluster: {error}; {remedy}") from error
     return result
+
+
+async def _load(kubeconfig: str, context: str, result: Configuration) -> None:
+    try:
+        await load_kube_config(kubeconfig, context=context or None, client_configuration=result, persist_config=False)
+    except (TypeError, AttributeError, LookupError, RecursionError, yaml.YAMLError):  # it believes what it reads
+        raise ConfigException(f"{kubeconfig} is not a kubeconfig") from None
 
 
 def _require_a_file(kubeconfig: str) -> None:
@@ -67,7 +72,10 @@ def namespace(kubeconfig: str, context: str = "") -> str:
 
 
 def _refuse_unsafe(path: Path, context: str) -> None:
-    document = yaml.safe_load(path.read_text())
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, RecursionError):
+        document = None
     if not isinstance(document, dict):
         raise ConfigException(f"{path} is not a kubeconfig")
     chosen = _named(document, "contexts", "context", context or document.get("current-context"))

@@ -21,6 +21,12 @@ def test_writes_one_file_per_kind_and_finds_no_drift_in_them(tmp_path: Path) -> 
     assert run("--output-dir", str(tmp_path), "--check") == (0, "")
 
 
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "crds"
+    assert run("--output-dir", str(folder)) == (1, f"Error: --output-dir {folder}: Not a directory\n")
+
+
 def test_check_names_what_differs_and_the_remedy(tmp_path: Path) -> None:
     run("--output-dir", str(tmp_path))
     (tmp_path / "berth.dev_gpupools.yaml").write_text("kind: Nothing\n")

@@ -7,13 +7,20 @@ import gzip
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from berth.api.llmdeployment import parse_llmdeployment
 from berth.cli import main
+from berth.core.accept import resolve_model
+from berth.estimator.models import from_config
+from tests.support.bad_objects import BASES, edit
 from tests.unit.estimator.test_published import ROW
+
+AUTO = BASES["llama-70b/LLMDeployment/llama-70b"]
 
 
 def run(*arguments: str, stdin: str | None = None) -> Result:
@@ -91,7 +98,41 @@ def test_models_are_listed_shown_and_imported(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
     imported = yaml.safe_load(run("model", "import", str(path), "--name", "llama-3.1-8b", "-o", "yaml").output)
+    assert imported.pop("architecture").items() > config.items()
     assert imported == yaml.safe_load(run("model", "show", "llama-3.1-8b", "-o", "yaml").output)
+
+
+SIZES = {"n_layer": 24, "n_embd": 2048, "n_head": 16, "vocab_size": 50000, "n_positions": 2048}
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({**SIZES, "model_type": "gptj", "n_inner": 8192}, {"model_type": "gptj", "intermediate_size": 8192}),
+        (
+            {"text_config": {**SIZES, "num_experts": 8, "moe_top_k": 2, "moe_intermediate_size": 700}},
+            {"num_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 700},
+        ),
+        ({**SIZES, "model_type": "falcon", "multi_query": True}, {"num_key_value_heads": 1, "model_type": "falcon"}),
+        ({**SIZES, "model_type": "falcon", "parallel_attn": False, "new_decoder_architecture": False}, None),
+        ({**SIZES, "vocab_size": 50_000_000}, None),
+    ],
+    ids=["other keys", "mixture in a wrapper", "one KV head", "beside each other or not", "beyond the bounds"],
+)
+def test_an_imported_model_is_shown_as_the_lines_of_a_deployment_that_mean_the_same(
+    config: dict[str, Any], says: dict[str, Any] | None
+) -> None:
+    shown = run("model", "import", "-", "--name", "ours", stdin=json.dumps(config)).output
+    if says is None:
+        assert "spec.model.architecture cannot say this" in shown
+        return
+    written = yaml.safe_load(shown.split("for an LLMDeployment:\n")[1])["spec"]["model"]
+    assert written["name"] == "ours"
+    assert written["architecture"].items() >= says.items()
+    deployment = parse_llmdeployment(
+        edit(AUTO, {"spec.model.name": "ours", "spec.model.architecture": written["architecture"]})
+    )
+    assert resolve_model(deployment) == from_config(config, "ours")
 
 
 @pytest.mark.parametrize(

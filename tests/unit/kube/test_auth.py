@@ -84,12 +84,14 @@ async def test_an_unknown_context_is_named(tmp_path: Path) -> None:
         await configuration(write(tmp_path, {"token": "x"}), "there")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "a: [", "contexts: 3"])
-async def test_a_file_that_is_no_kubeconfig_is_said_in_one_line(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("plugins", [False, True])
+@pytest.mark.parametrize("text", ["", "[]", "a: [", "contexts: 3", "contexts: [3]", "\0", "[" * 999])
+async def test_a_file_that_is_no_kubeconfig_is_said_in_one_line(tmp_path: Path, text: str, plugins: bool) -> None:
     path = tmp_path / "bad"
     path.write_text(text)
-    with pytest.raises(InvalidSettings, match="no access to a cluster"):
-        await configuration(str(path))
+    with pytest.raises(InvalidSettings, match="no access to a cluster") as refused:
+        await configuration(str(path), plugins=plugins)
+    assert "\n" not in str(refused.value)
 
 
 async def test_a_missing_file_names_its_path(tmp_path: Path) -> None:

@@ -153,6 +153,7 @@ def test_changes_that_make_no_sense_name_the_field(plan: Any, change: str, words
         ("traffic:", "trafic:", "spec.trafic: unknown field"),
         ("kind: LLMDeployment", "kind: Deployment", "holds 0 objects of kind LLMDeployment, must hold one"),
         ("metadata: {", "metadata: [", "line 4: this is neither YAML nor JSON"),
+        ("metadata: {", "metadata: " + "[" * 9000, "this is neither YAML nor JSON"),
     ],
 )
 def test_deployments_that_cannot_be_planned_name_the_field(plan: Any, old: str, new: str, words: str) -> None:

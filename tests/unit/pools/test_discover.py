@@ -193,6 +193,7 @@ def test_command_writes_manifests_to_apply(nodes_file: str, tmp_path: Path) -> N
     ("text", "message"),
     [
         ("{", "neither JSON nor YAML"),
+        ("[" * 9000, "neither JSON nor YAML"),
         ("[]", "holds no list of nodes"),
         ('{"items": [{"kind": "Pod"}]}', "holds no list of nodes"),
         ('{"items": [7]}', "holds no list of nodes"),
