@@ -15,18 +15,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from berth import labels
-from berth.api.gpupool import GPUPool
+from berth.api.gpupool import GPUPool, GPUPoolSpec
 from berth.controller import parse
 from berth.controller.memo import Memo
+from berth.controller.taken import Granted, Taken, gpus_of, wanted_of
 from berth.controller.world import Key, World
 from berth.core import capacity, pools
 from berth.core.budgets import Allowance, NamespaceCaps, why_over_gpu_budget
 from berth.core.capacity import Demand, Placement, Request, serve_in_order
 from berth.core.nodes import NodeView, node_view
 from berth.core.observed import Shortage
-from berth.core.render.names import pod_name
 from berth.core.spread import SpreadGoal, standing_in
-from berth.core.usage import PodUsage, Reservation, Usage, bound_pods, held_by, pod_request, pod_usage, usage_by_node
+from berth.core.usage import Usage, bound_pods
 from berth.errors import Conflict
 from berth.kube.client import KubeClient
 from berth.kube.errors import AlreadyExists
@@ -75,12 +75,6 @@ class Claim:
         return f"{self.key.namespace}/{self.key.name} g{self.group}"
 
 
-@dataclass(frozen=True)
-class _Foreign:
-    pods: tuple[PodUsage, ...]
-    at: float
-
-
 @dataclass
 class _Loan:
     """What the claim that waits longest has lent of the nodes it keeps: GPUs by node that younger ones may take."""
@@ -116,14 +110,13 @@ class Arbiter:
         """When each waiting claim first asked, by its name."""
         self._loans: dict[str, _Loan] = {}
         """By pool."""
-        self._foreign: dict[str, _Foreign] = {}
+        self._granted = Granted(world)
+        self._taken: dict[str, Taken] = {}
+        """By resource name."""
         self._views = Memo(node_view)
-        self._usages = Memo(pod_usage)
-        self._requests = Memo(lambda pod, resource_name: pod_request(pod["spec"], resource_name))
-        self._granted: dict[str, Object] = {}
-        """ReplicaGroups just created, by UID, until the local copy has them."""
-        self._asked: dict[str, Usage] = {}
-        """What a member of each group created by this process asks for, by UID of the ReplicaGroup."""
+        self._nodes_changed = world.nodes.store.follow()
+        self._nodes: dict[str, tuple[GPUPoolSpec, list[NodeView]]] = {}
+        """Of each pool, until a node changes."""
 
     async def reserve(self, claim: Claim) -> Shortage | None:
         """Create the claim's ReplicaGroup on free nodes, or say why there are none."""
@@ -132,7 +125,7 @@ class Arbiter:
             return await self._reserve(claim)
         async with self._locks[f"namespace {namespace}"]:  # of other pools as well: taken before the pool's
             held = [group for group in self._holding(labels.RETIRING) if group["metadata"]["namespace"] == namespace]
-            gpus = sum(_gpus(group) for group in held)
+            gpus = sum(gpus_of(group) for group in held)
             over = self._caps.why_over(namespace, len(held), gpus, claim.demand.gpus)
             return Shortage("NamespaceLimitReached", over) if over else await self._reserve(claim)
 
@@ -146,7 +139,7 @@ class Arbiter:
             if group["metadata"]["namespace"] == namespace
             and (parse.owner_of(group, "LLMDeployment") or {}).get("uid") != uid
         ]
-        return self._caps.left(namespace, len(others), sum(_gpus(group) for group in others))
+        return self._caps.left(namespace, len(others), sum(gpus_of(group) for group in others))
 
     async def _reserve(self, claim: Claim) -> Shortage | None:
         pool = claim.pool.metadata.name
@@ -165,8 +158,9 @@ class Arbiter:
                 over = self._why_over_budget(claim, nodes)
                 answer = capacity.Shortage(over, 0) if over else self._ask(claim, nodes, waiting)
                 if not isinstance(answer, Placement):
+                    taken = self._taken_of(claim.demand.resource_name)
                     if claim.pool.spec.gpu_budget is None and await self.refresh(
-                        claim.demand.resource_name, [node for node in nodes if self._taken_by_others(node)]
+                        claim.demand.resource_name, [node for node in nodes if taken.others_stand_on(node.name)]
                     ):
                         continue
                     return Shortage("WaitingForCapacity", answer.reason)
@@ -204,32 +198,35 @@ class Arbiter:
                 _log.warning("left out: %s", error)
         return views
 
-    def nodes_of(self, pool: GPUPool) -> list[NodeView]:
+    def nodes_of(self, pool: GPUPool) -> Sequence[NodeView]:
         """The nodes of the pool."""
-        return pools.nodes_of(pool, self.all_nodes(pool.spec.resource_name))
+        if self._nodes_changed:
+            self._nodes_changed.clear()
+            self._nodes.clear()
+        spec, nodes = self._nodes.get(pool.metadata.name, (None, []))
+        if spec != pool.spec:
+            nodes = pools.nodes_of(pool, self.all_nodes(pool.spec.resource_name))
+            self._nodes[pool.metadata.name] = (pool.spec, nodes)
+        return nodes
 
     def used(
         self, resource_name: str, nodes: Iterable[NodeView], without: frozenset[str] = frozenset()
     ) -> dict[str, Usage]:
         """What is taken on these nodes, as far as is known; `without` are UIDs of ReplicaGroups that do not count."""
-        bound = (pod for pod in self._bound(resource_name, nodes) if pod.owner_uid not in without)
-        reserved = (each for each in self._reservations(resource_name) if each.owner_uid not in without)
-        return usage_by_node(bound, reserved)
+        return self._taken_of(resource_name).ledger.taken((node.name for node in nodes), without)
 
     async def refresh(self, resource_name: str, nodes: Iterable[NodeView]) -> bool:
         """Look again at what others have on these nodes, where the last look is old; whether there was any."""
-        old = [node.name for node in nodes if self._age(node.name) > FOREIGN_SECONDS]
+        taken, due = self._taken_of(resource_name), self._now() - FOREIGN_SECONDS
+        old = [node.name for node in nodes if taken.seen(node.name) < due]
         for name in old:
             await self._look(name, resource_name)
         return bool(old)
 
-    def _age(self, node: str) -> float:
-        known = self._foreign.get(node)
-        return float("inf") if known is None else self._now() - known.at
-
-    def _taken_by_others(self, node: NodeView) -> bool:
-        known = self._foreign.get(node.name)
-        return known is not None and any(pod.amount.gpus for pod in known.pods)
+    def _taken_of(self, resource_name: str) -> Taken:
+        if resource_name not in self._taken:
+            self._taken[resource_name] = Taken(self._world, self._granted, resource_name)
+        return self._taken[resource_name]
 
     def _why_over_budget(self, claim: Claim, nodes: Sequence[NodeView]) -> str | None:
         if claim.pool.spec.gpu_budget is None:
@@ -240,34 +237,39 @@ class Arbiter:
 
     def _ask(self, claim: Claim, nodes: Sequence[NodeView], waiting: dict[str, Claim]) -> Placement | capacity.Shortage:
         """The answer to `claim` after all whose turn comes first got theirs."""
-        resource, pool = claim.demand.resource_name, claim.pool.metadata.name
-        bound = self._bound(resource, nodes)
-        used = usage_by_node(bound, self._reservations(resource))
+        pool = claim.pool.metadata.name
+        ledger = self._taken_of(claim.demand.resource_name).ledger
+        used = ledger.taken(node.name for node in nodes)
         queue = sorted(waiting.values(), key=lambda each: (not each.urgent, self._since[each.name]))
         doubted = [item for each in queue for item in each.doubted.items()]
-        exclude = {
-            name: "lost a pod and was not heard from since" for name, at in doubted if not self._heard_since(name, at)
-        }
-        exclude |= {node.name: why for node in nodes if (why := self._why_avoided(node))}
+        silent = {name for name, at in doubted if not self._heard_since(name, at)}
+        reasons: dict[str, str] = {}
+
+        def why_not(node: NodeView) -> str:
+            if node.name not in reasons:
+                lost = "lost a pod and was not heard from since" if node.name in silent else ""
+                reasons[node.name] = self._why_avoided(node) or lost
+            return reasons[node.name]
+
         requests = [
             Request(
                 other.name,
                 other.demand,
-                avoid=frozenset(held_by(other.inherits_from, bound)),
-                reusable=held_by(other.inherits_from, bound),
+                avoid=frozenset(dying := ledger.held(other.inherits_from)),
+                reusable=dying,
                 goal=replace(other.spread, standing=self._standing(other, nodes)),
             )
             for other in queue[: queue.index(claim) + 1]
         ]
-        answers = serve_in_order(requests, nodes, used, pool=pool, exclude=exclude)
+        answers = serve_in_order(requests, nodes, used, pool=pool, why_not=why_not)
         for request in requests[:-1]:
             keeps = isinstance(answers[request.key], capacity.Shortage) and self._loan(
-                pool, request, nodes, used, exclude
+                pool, request, nodes, used, why_not
             )
             if keeps:
                 if self._now() - self._since[request.key] >= HOLD_SECONDS:
                     requests = [replace(each, lends=keeps.left) if each is request else each for each in requests]
-                    answers = serve_in_order(requests, nodes, used, pool=pool, exclude=exclude)
+                    answers = serve_in_order(requests, nodes, used, pool=pool, why_not=why_not)
                 break
         return answers[claim.name]
 
@@ -277,7 +279,7 @@ class Arbiter:
         request: Request,
         nodes: Sequence[NodeView],
         used: Mapping[str, Usage],
-        exclude: Mapping[str, str],
+        why_not: capacity.WhyNot,
     ) -> _Loan | None:
         """What the request lends of the nodes it keeps; None if it keeps none: no nodes would ever fit it.
 
@@ -285,11 +287,11 @@ class Arbiter:
         lent; from then on the loan only shrinks, so that everything that comes free there later is kept.
         """
         free_now = {node.name: capacity.free(node, used).gpus for node in nodes}
-        open_nodes = {node.name for node in nodes if capacity.would_fit(request, node, exclude)}
+        open_nodes = {node.name for node in nodes if capacity.would_fit(request, node, why_not)}
         loan = self._loans.get(pool)
         young = self._now() - self._since[request.key] < HOLD_SECONDS
         if loan is None or loan.claim != request.key or young or not set(loan.left) <= open_nodes:
-            keeps = capacity.nearest_to_fitting(request, nodes, used, exclude)
+            keeps = capacity.nearest_to_fitting(request, nodes, used, why_not)
             if not keeps:
                 return None
             loan = _Loan(request.key, {name: free_now[name] for name in keeps})
@@ -312,25 +314,14 @@ class Arbiter:
         """Reads what others have on a node; whether that is another answer than was known or taken for granted."""
         listing = await self._client.list(POD, field_selector=f"spec.nodeName={node}")
         others = [pod for pod in listing.items if not self._world.sees(pod)]
-        found, known = tuple(bound_pods(others, resource_name)), self._foreign.get(node)
-        self._foreign[node] = _Foreign(found, self._now())
-        return found != (known.pods if known else ())
-
-    def _bound(self, resource_name: str, nodes: Iterable[NodeView]) -> list[PodUsage]:
-        names = {node.name for node in nodes}
-        foreign = [pod for name in names if name in self._foreign for pod in self._foreign[name].pods]
-        pods = self._world.pods.store.all()
-        for memo in (self._usages, self._requests):
-            memo.keep(pods)
-        own = (self._usages.get(pod, resource_name) for pod in pods)
-        return [pod for pod in own if pod is not None] + foreign
+        return self._taken_of(resource_name).see(node, bound_pods(others, resource_name), self._now())
 
     def _standing(self, claim: Claim, nodes: Sequence[NodeView]) -> dict[str, int]:
         """Groups of the claim's deployment per failure domain, those just created included."""
         by_name = {node.name: node for node in nodes}
         others = (
             group["spec"].get("plannedNodes") or ()
-            for group in self._wanted((*self._world.groups_of(claim.owner_uid), *self._granted.values()))
+            for group in wanted_of((*self._world.groups_of(claim.owner_uid), *self.granted(claim.owner_uid)))
             if (parse.owner_of(group, "LLMDeployment") or {}).get("uid") == claim.owner_uid
             and group["spec"]["group"] != f"g{claim.group}"
         )
@@ -339,53 +330,11 @@ class Arbiter:
 
     def granted(self, owner_uid: str) -> list[Object]:
         """ReplicaGroups made for this deployment that the local copy does not show yet."""
-        known = {group["metadata"]["uid"] for group in self._world.groups_of(owner_uid)}
-        return [
-            group
-            for uid, group in self._granted.items()
-            if uid not in known
-            and group["metadata"]["ownerReferences"][0]["uid"] == owner_uid
-            and not self._world.groups.has_seen(group["metadata"]["resourceVersion"])
-        ]
+        return [group for group in self._granted.all() if group["metadata"]["ownerReferences"][0]["uid"] == owner_uid]
 
     def _holding(self, *others: str) -> list[Object]:
-        """ReplicaGroups whose members are wanted: each holds its planned nodes. And those in `others` lifecycles."""
-        stored = self._world.groups.store.all()
-        known = {group["metadata"]["uid"] for group in stored}
-        self._granted = {
-            uid: granted
-            for uid, granted in self._granted.items()
-            if uid not in known and not self._world.groups.has_seen(granted["metadata"]["resourceVersion"])
-        }
-        self._asked = {uid: asked for uid, asked in self._asked.items() if uid in known or uid in self._granted}
-        return self._wanted((*stored, *self._granted.values()), *others)
-
-    @staticmethod
-    def _wanted(groups: Iterable[Object], *others: str) -> list[Object]:
-        return [
-            group
-            for group in groups
-            if parse.lifecycle(group) in (labels.RESERVED, labels.COMMITTED, *others)
-            and "deletionTimestamp" not in group["metadata"]
-        ]
-
-    def _reservations(self, resource_name: str) -> list[Reservation]:
-        return [
-            Reservation(
-                group["metadata"]["uid"],
-                tuple(group["spec"].get("plannedNodes") or ()),
-                self._member(group, resource_name),
-            )
-            for group in self._holding()
-        ]
-
-    def _member(self, group: Object, resource_name: str) -> Usage:
-        """What one member asks for: from a pod that exists, from its claim, or at least its GPUs."""
-        metadata, spec = group["metadata"], group["spec"]
-        pod = self._world.pods.store.get(metadata["namespace"], pod_name(metadata["name"], 0))
-        if pod is not None:
-            return self._requests.get(pod, resource_name)
-        return self._asked.get(metadata["uid"], Usage(gpus=_gpus(group) // spec["members"]))
+        """ReplicaGroups whose members are wanted, and those in the lifecycles `others`."""
+        return wanted_of((*self._granted.all(), *self._world.groups.store.all()), *others)
 
     async def _create(self, claim: Claim, nodes: tuple[str, ...]) -> None:
         wanted = claim.make(nodes)
@@ -399,12 +348,4 @@ class Arbiter:
             )
             if not ours or "deletionTimestamp" in created["metadata"]:
                 raise Conflict(f"ReplicaGroup {metadata['name']} of another life is still there") from None
-        uid = created["metadata"]["uid"]
-        self._granted[uid] = created
-        self._asked[uid] = claim.demand.member
-
-
-def _gpus(group: Object) -> int:
-    """GPUs of all members of a ReplicaGroup together."""
-    allocation = group["spec"]["allocation"]
-    return int(allocation.get("tensorParallel", 1) * allocation.get("pipelineParallel", 1))
+        self._granted.add(created, claim.demand.member)

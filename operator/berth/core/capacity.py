@@ -22,6 +22,14 @@ _NAMED: Final = 3
 _NOTHING: Final = Usage()
 _TOO_FEW_GPUS: Final = "too few GPUs"
 
+WhyNot = Callable[[NodeView], str]
+"""Why nothing may be placed on a node now, whatever is free there; empty if nothing speaks against it."""
+_Rank = tuple[bool, bool, bool, int, str]
+
+
+def _no_reason(_node: NodeView) -> str:
+    return ""
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -73,8 +81,11 @@ class Shortage:
 
 def free(node: NodeView, used: Mapping[str, Usage], reusable: Mapping[str, Usage] | None = None) -> Usage:
     """What is left of a node's allocatable amounts; `reusable` counts as free already."""
-    taken = used.get(node.name, _NOTHING) - (reusable or {}).get(node.name, _NOTHING)
-    return Usage(node.gpu_allocatable, node.cpu_millicores, node.memory_bytes) - taken
+    everything = Usage(node.gpu_allocatable, node.cpu_millicores, node.memory_bytes)
+    taken = used.get(node.name)
+    if taken is None:
+        return everything
+    return everything - (taken - reusable[node.name] if reusable and node.name in reusable else taken)
 
 
 def place(
@@ -85,30 +96,35 @@ def place(
     pool: str = "",
     prefer: Collection[str] = (),
     avoid: Collection[str] = (),
-    exclude: Mapping[str, str] | None = None,
+    why_not: WhyNot = _no_reason,
     reusable: Mapping[str, Usage] | None = None,
     goal: SpreadGoal | None = None,
 ) -> Placement | Shortage:
     """The nodes for one group, or why there are none.
 
-    Never nodes that are held back (`berth.core.nodes.held_back`) or in `exclude` (name -> reason, such as a GPU fault).
+    Never nodes that are held back (`berth.core.nodes.held_back`) or against which `why_not` speaks (a GPU fault).
     Order of wishes: not in `avoid` (where it failed last), the domain that `goal` wants, in `prefer` (weights are
     there), no sick GPUs, fewest free GPUs left over (an exact fit first), name. `reusable` is what dying members of
     the same group still hold and its successor may inherit (`berth.core.usage.held_by`); without silent
     nodes, where nothing is ever given back.
     """
-    candidates = sorted((n for n in nodes if has_labels(n, demand.node_selector)), key=lambda n: n.name)
-    obstacles = {n.name: _obstacle(demand, n, used, exclude or {}, reusable) for n in candidates}
-    fitting = [n for n in candidates if obstacles[n.name] is None]
+    nodes = tuple(nodes)
+    left = {n.name: free(n, used, reusable) for n in nodes if _has_gpus(demand, n, used, reusable)}
+    fitting = [
+        n
+        for n in nodes
+        if n.name in left
+        and has_labels(n, demand.node_selector)
+        and _obstacle(demand, n, left[n.name], why_not) is None
+    ]
     if len(fitting) < demand.members:
-        return Shortage(_shortage(demand, candidates, obstacles, used, reusable, pool), len(fitting))
+        return Shortage(_shortage(demand, nodes, used, reusable, why_not, pool), len(fitting))
     fresh = [n for n in fitting if n.name not in avoid]
     if len(fresh) >= demand.members:
         fitting = fresh
 
-    def rank(node: NodeView) -> tuple[bool, bool, bool, int, str]:
-        left = free(node, used, reusable).gpus - demand.gpus_per_member
-        return node.name in avoid, node.name not in prefer, node.unhealthy_gpus > 0, left, node.name
+    def rank(node: NodeView) -> _Rank:
+        return node.name in avoid, node.name not in prefer, node.unhealthy_gpus > 0, left[node.name].gpus, node.name
 
     fitting.sort(key=rank)
     if goal is None:
@@ -117,7 +133,7 @@ def place(
     for node in fitting:
         by_domain.setdefault(node.domain(goal.topology_key), []).append(node)
     allowed = {d: found for d, found in by_domain.items() if not spread.breaks_requirement(goal, d)}
-    chosen = _best_domain(demand, allowed, used, reusable, goal, rank)
+    chosen = _best_domain(demand, allowed, left, goal, rank)
     if chosen is None and not goal.required:
         # No domain holds the whole group: over as few as possible, the roomiest first.
         roomiest = sorted(by_domain.values(), key=lambda found: (-len(found), rank(found[0])))
@@ -127,16 +143,27 @@ def place(
     return Placement(tuple(n.name for n in chosen))
 
 
+def _has_gpus(demand: Demand, node: NodeView, used: Mapping[str, Usage], reusable: Mapping[str, Usage] | None) -> bool:
+    """Whether there are GPUs enough: numbers only, since most nodes of a large pool are full, and each claim asks."""
+    taken = used.get(node.name, _NOTHING).gpus
+    if reusable and node.name in reusable:
+        taken = max(0, taken - reusable[node.name].gpus)
+    return node.gpu_allocatable - taken >= demand.gpus_per_member
+
+
 def _best_domain(
     demand: Demand,
     by_domain: Mapping[str, Sequence[NodeView]],
-    used: Mapping[str, Usage],
-    reusable: Mapping[str, Usage] | None,
+    left: Mapping[str, Usage],
     goal: SpreadGoal,
-    rank: Callable[[NodeView], tuple[bool, bool, bool, int, str]],
+    rank: Callable[[NodeView], _Rank],
 ) -> list[NodeView] | None:
     """The best nodes within the domain that gives the best final layout; among equals the best nodes decide."""
-    room = {d: _groups_that_fit(demand, found, used, reusable) for d, found in by_domain.items()}
+    room = {}
+    for domain, found in by_domain.items():
+        lefts = [left[node.name] for node in found]
+        fits = [_members_that_fit(demand, each.gpus, each.cpu_millicores, each.memory_bytes) for each in lefts]
+        room[domain] = _whole_groups(demand, fits)
     scores = spread.score_domains(goal, {d: groups for d, groups in room.items() if groups})
     if not scores:
         return None
@@ -146,31 +173,15 @@ def _best_domain(
     return min(offers, key=lambda offer: [rank(node) for node in offer])
 
 
-def _groups_that_fit(
-    demand: Demand, nodes: Sequence[NodeView], used: Mapping[str, Usage], reusable: Mapping[str, Usage] | None
-) -> int:
-    """How many whole groups these nodes hold, one member of a group per node.
+def _whole_groups(demand: Demand, rooms: Sequence[int]) -> int:
+    """How many whole groups fit on nodes with room for so many members each, one member of a group per node.
 
     With c_i members' room on node i, g groups fit exactly if sum(min(c_i, g)) >= g * members.
     """
-    return _whole_groups(demand, [_members_that_fit(demand, free(node, used, reusable)) for node in nodes])
-
-
-def _whole_groups(demand: Demand, rooms: Sequence[int]) -> int:
-    """How many whole groups fit on nodes with room for so many members each."""
     groups = sum(rooms) // demand.members
     while groups and sum(min(room, groups) for room in rooms) < groups * demand.members:
         groups -= 1
     return groups
-
-
-def _members_that_fit(demand: Demand, left: Usage) -> int:
-    pairs = (
-        (left.gpus, demand.gpus_per_member),
-        (left.cpu_millicores, demand.cpu_millicores),
-        (left.memory_bytes, demand.memory_bytes),
-    )
-    return min(have // want for have, want in pairs if want)
 
 
 def groups_that_fit(demand: Demand, nodes: Iterable[NodeView], used: Mapping[str, Usage]) -> int:
@@ -181,32 +192,35 @@ def groups_that_fit(demand: Demand, nodes: Iterable[NodeView], used: Mapping[str
 
 def _room(demand: Demand, node: NodeView, taken: Usage) -> int:
     """Members that fit on a node; numbers only, since the planner asks for every node of every candidate."""
-    room = (node.gpu_allocatable - taken.gpus) // demand.gpus_per_member
-    if room > 0 and demand.cpu_millicores:
-        room = min(room, (node.cpu_millicores - taken.cpu_millicores) // demand.cpu_millicores)
-    if room > 0 and demand.memory_bytes:
-        room = min(room, (node.memory_bytes - taken.memory_bytes) // demand.memory_bytes)
+    room = _members_that_fit(
+        demand,
+        node.gpu_allocatable - taken.gpus,
+        node.cpu_millicores - taken.cpu_millicores,
+        node.memory_bytes - taken.memory_bytes,
+    )
     if room <= 0 or held_back(node, demand.tolerations) is not None:
         return 0
     return room if all(matches_terms(node, terms) for terms in demand.volume_terms.values()) else 0
 
 
-def _obstacle(
-    demand: Demand,
-    node: NodeView,
-    used: Mapping[str, Usage],
-    exclude: Mapping[str, str],
-    reusable: Mapping[str, Usage] | None,
-) -> str | None:
+def _members_that_fit(demand: Demand, gpus: int, cpu_millicores: int, memory_bytes: int) -> int:
+    room = gpus // demand.gpus_per_member
+    if room > 0 and demand.cpu_millicores:
+        room = min(room, cpu_millicores // demand.cpu_millicores)
+    if room > 0 and demand.memory_bytes:
+        room = min(room, memory_bytes // demand.memory_bytes)
+    return room
+
+
+def _obstacle(demand: Demand, node: NodeView, left: Usage, why_not: WhyNot) -> str | None:
     """Why this node does not fit one member; GPUs last, since a lack of them is the common and least telling answer."""
-    if node.name in exclude:
-        return exclude[node.name]
-    if (reason := held_back(node, demand.tolerations)) is not None:
+    if reason := why_not(node):
         return reason
+    if (held := held_back(node, demand.tolerations)) is not None:
+        return held
     for claim, terms in demand.volume_terms.items():
         if not matches_terms(node, terms):
             return f"cannot reach volume {claim}"
-    left = free(node, used, reusable)
     if left.gpus < demand.gpus_per_member:
         return _TOO_FEW_GPUS
     if left.cpu_millicores < demand.cpu_millicores:
@@ -218,20 +232,23 @@ def _obstacle(
 
 def _shortage(
     demand: Demand,
-    candidates: Sequence[NodeView],
-    obstacles: Mapping[str, str | None],
+    nodes: Sequence[NodeView],
     used: Mapping[str, Usage],
     reusable: Mapping[str, Usage] | None,
+    why_not: WhyNot,
     pool: str,
 ) -> str:
     """`needs 2 nodes x 8 GPUs, best free 1 x 8; h100-3 is cordoned`."""
+    candidates = sorted((n for n in nodes if has_labels(n, demand.node_selector)), key=lambda n: n.name)
     if not candidates:
         return f"pool {pool} has no nodes" if pool else "no node matches"
+    left = {n.name: free(n, used, reusable) for n in candidates}
+    obstacles = {n.name: _obstacle(demand, n, left[n.name], why_not) for n in candidates}
     fitting = sum(obstacle is None for obstacle in obstacles.values())
     if fitting:
         best = f"best free {fitting} x {demand.gpus_per_member}"
     else:
-        frees = Counter(free(n, used, reusable).gpus for n in candidates if obstacles[n.name] == _TOO_FEW_GPUS)
+        frees = Counter(left[name].gpus for name, obstacle in obstacles.items() if obstacle == _TOO_FEW_GPUS)
         largest = max(frees, default=0)
         best = f"best free {frees[largest]} x {largest}" if largest else "none free"
     others = [f"{name} {why}" for name, why in obstacles.items() if why not in (None, _TOO_FEW_GPUS)]
@@ -285,12 +302,12 @@ class Request:
 
 
 def serve_in_order(
-    requests: Iterable[Request],
+    requests: Sequence[Request],
     nodes: Sequence[NodeView],
     used: Mapping[str, Usage],
     *,
     pool: str = "",
-    exclude: Mapping[str, str] | None = None,
+    why_not: WhyNot = _no_reason,
 ) -> dict[str, Placement | Shortage]:
     """Answer the requests of one pool in the order given; what one gets is taken for the next.
 
@@ -299,18 +316,25 @@ def serve_in_order(
     waits behind it is served, or is the first, when that one has got its nodes.
     """
     taken = dict(used)
-    held: dict[str, str] = dict(exclude or {})
+    kept: dict[str, str] = {}
     waiting = False
     answers: dict[str, Placement | Shortage] = {}
+    refused: list[tuple[Demand, Shortage]] = []
+
+    def closed(node: NodeView) -> str:
+        return kept.get(node.name, "") or why_not(node)
+
     for request in requests:
-        answer = place(
+        # Room only shrinks from one to the next: what did not fit does not fit again. The last one is told exactly why.
+        known = None if request is requests[-1] or request.reusable else _same(request.demand, refused)
+        answer = known or place(
             request.demand,
             nodes,
             taken,
             pool=pool,
             prefer=request.prefer,
             avoid=request.avoid,
-            exclude=held,
+            why_not=closed,
             reusable=request.reusable,
             goal=request.goal,
         )
@@ -320,32 +344,40 @@ def serve_in_order(
                 # What it inherits is counted with the dying members until they are gone.
                 beyond = request.demand.member - request.reusable.get(name, _NOTHING)
                 taken[name] = taken.get(name, _NOTHING) + beyond
-        elif not waiting:
+            continue
+        if known is None and not request.reusable and answer.fitting < request.demand.members:
+            refused.append((request.demand, answer))
+        if not waiting:
             keeps = request.lends
             if keeps is None:
-                keeps = dict.fromkeys(nearest_to_fitting(request, nodes, taken, held), 0)
+                keeps = dict.fromkeys(nearest_to_fitting(request, nodes, taken, closed), 0)
             waiting = bool(keeps)
             for node in nodes:
                 if keeps.get(node.name, 0) > 0:
-                    kept = free(node, taken).gpus - keeps[node.name]
-                    taken[node.name] = taken.get(node.name, _NOTHING) + Usage(gpus=max(0, kept))
+                    beyond_loan = free(node, taken).gpus - keeps[node.name]
+                    taken[node.name] = taken.get(node.name, _NOTHING) + Usage(gpus=max(0, beyond_loan))
                 elif node.name in keeps:
-                    held[node.name] = f"is kept for {request.key}, which waits longer"
+                    kept[node.name] = f"is kept for {request.key}, which waits longer"
     return answers
 
 
-def would_fit(request: Request, node: NodeView, exclude: Mapping[str, str]) -> bool:
+def _same(demand: Demand, refused: Iterable[tuple[Demand, Shortage]]) -> Shortage | None:
+    return next((answer for other, answer in refused if other == demand), None)
+
+
+def would_fit(request: Request, node: NodeView, why_not: WhyNot) -> bool:
     """Whether the node would fit a member of the request if it were empty."""
     demand, goal = request.demand, request.goal
     forbidden = goal is not None and spread.breaks_requirement(goal, node.domain(goal.topology_key))
-    return not forbidden and has_labels(node, demand.node_selector) and not _obstacle(demand, node, {}, exclude, None)
+    fits = has_labels(node, demand.node_selector) and not _obstacle(demand, node, free(node, {}), why_not)
+    return fits and not forbidden
 
 
 def nearest_to_fitting(
-    request: Request, nodes: Sequence[NodeView], used: Mapping[str, Usage], exclude: Mapping[str, str]
+    request: Request, nodes: Sequence[NodeView], used: Mapping[str, Usage], why_not: WhyNot
 ) -> list[str]:
     """The nodes that would fit the request if they were empty and lack least now; none if there are too few of them."""
-    empty = [node for node in nodes if would_fit(request, node, exclude)]
+    empty = [node for node in nodes if would_fit(request, node, why_not)]
     if len(empty) < request.demand.members:
         return []
     empty.sort(key=lambda n: (-free(n, used, request.reusable).gpus, n.name))

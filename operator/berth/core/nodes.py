@@ -154,7 +154,7 @@ def held_back(node: NodeView, tolerations: Sequence[Toleration]) -> str | None:
 
 def has_labels(node: NodeView, selector: Mapping[str, str]) -> bool:
     """True when the node carries every label with exactly this value."""
-    return all(node.labels.get(key) == value for key, value in selector.items())
+    return not selector or all(node.labels.get(key) == value for key, value in selector.items())
 
 
 def matches_terms(node: NodeView, terms: Iterable[Mapping[str, Any]]) -> bool:

@@ -61,6 +61,7 @@ class Store:
         self._objects: dict[Key, Object] = {}
         self._functions = dict(indexes or {})
         self._indexes: dict[str, dict[str, dict[Key, None]]] = {name: {} for name in self._functions}
+        self._followers: list[set[Key]] = []
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -78,8 +79,17 @@ class Store:
     def keys(self) -> set[Key]:
         return set(self._objects)
 
+    def follow(self) -> set[Key]:
+        """Gets the key of every object from now on that comes, changes or goes, and has those that are here; whoever
+        follows takes them out."""
+        changed = set(self._objects)
+        self._followers.append(changed)
+        return changed
+
     def put(self, key: Key, new: Object | None) -> Object | None:
         """Replace or (None) remove one object; returns the former one."""
+        for changed in self._followers:
+            changed.add(key)
         old = self._objects.pop(key, None) if new is None else self._objects.get(key)
         if new is not None:
             self._objects[key] = new

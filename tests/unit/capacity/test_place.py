@@ -107,7 +107,7 @@ def test_preferred_nodes_come_first_and_avoided_ones_last() -> None:
 
 
 def test_an_excluded_node_is_never_taken_and_its_reason_is_given() -> None:
-    answer = place(Demand(1, 8), [node("a")], {}, exclude={"a": "has GPU fault Xid 79"})
+    answer = place(Demand(1, 8), [node("a")], {}, why_not=lambda _node: "has GPU fault Xid 79")
     assert reason(answer) == "needs 1 node x 8 GPUs, none free; a has GPU fault Xid 79"
 
 

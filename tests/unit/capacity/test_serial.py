@@ -118,4 +118,22 @@ def test_a_younger_request_never_changes_the_answer_to_an_older_one(
     everything = serve_in_order(requests, nodes, {})
     for count in range(len(requests)):
         first = serve_in_order(requests[:count], nodes, {})
-        assert first == {key: everything[key] for key in first}
+        assert {key: _nodes(answer) for key, answer in first.items()} == {key: _nodes(everything[key]) for key in first}
+
+
+def _nodes(answer: Placement | Shortage) -> tuple[str, ...]:
+    return answer.nodes if isinstance(answer, Placement) else ()
+
+
+@given(clusters, st.lists(demands, min_size=1, max_size=3), st.lists(st.integers(0, 2), max_size=8), st.booleans())
+def test_what_did_not_fit_is_not_tried_again_and_nobody_gets_less_for_it(
+    nodes: list[NodeView], kinds: list[Demand], order: list[int], lends: bool
+) -> None:
+    """The nodes are those that each gets who asks last, when nothing is known of the others."""
+    requests = [
+        Request(str(i), kinds[kind % len(kinds)], lends={} if lends else None) for i, kind in enumerate([*order, 0])
+    ]
+    together = serve_in_order(requests, nodes, {})
+    for count in range(1, len(requests) + 1):
+        alone = serve_in_order(requests[:count], nodes, {})
+        assert _nodes(alone[str(count - 1)]) == _nodes(together[str(count - 1)])

@@ -49,6 +49,7 @@ class Room:
     nodes: int = 3
     now: float = 0.0
     groups: Store = field(default_factory=lambda: Store({BY_DEPLOYMENT: owner_uid}))
+    pods: Store = field(default_factory=Store)
     quiet: set[str] = field(default_factory=set)
     """Nodes that give no sign of life any more."""
     others: dict[str, int] = field(default_factory=dict)
@@ -76,7 +77,7 @@ class Room:
             nodes=SimpleNamespace(store=node_store),
             groups=SimpleNamespace(store=self.groups, has_seen=lambda version: True),
             groups_of=lambda uid: self.groups.by_index(BY_DEPLOYMENT, uid),
-            pods=SimpleNamespace(store=Store()),
+            pods=SimpleNamespace(store=self.pods),
             sees=lambda pod: False,
         )
         self.restart()
@@ -124,7 +125,7 @@ class Room:
             inherits_from=frozenset(),
             own_check=True,
             why_not=None,
-            make=lambda nodes: _replica_group(name, nodes, members, gpus),
+            make=lambda nodes: replica_group(name, nodes, members, gpus),
             urgent=urgent,
             waited=waited,
             doubted=dict.fromkeys(doubted, 1.0),
@@ -152,7 +153,7 @@ class Room:
         assert all(gpus <= GPUS for gpus in taken.values()), f"given away twice: {taken}"
 
 
-def _replica_group(name: str, nodes: tuple[str, ...], members: int, gpus: int) -> dict[str, Any]:
+def replica_group(name: str, nodes: tuple[str, ...], members: int, gpus: int) -> dict[str, Any]:
     return {
         "apiVersion": labels.API_VERSION,
         "kind": "ReplicaGroup",
