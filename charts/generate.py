@@ -134,7 +134,7 @@ def _settings() -> Iterator[tuple[str, dict[str, Any]]]:
 def install() -> str:
     """The chart as it is with its default values, for `kubectl apply`, with its namespace."""
     helm = binaries.provide(["helm"])["helm"]
-    options = ["--namespace", NAMESPACE, "--skip-tests", "--set", "crds.keep=false"]
+    options = ["--namespace", NAMESPACE, "--no-hooks", "--set", "crds.keep=false"]
     rendered = subprocess.run([helm, "template", "berth", CHART, *options], check=True, capture_output=True, text=True)
     lines = [line for line in rendered.stdout.splitlines() if not line.startswith("# Source:")]
     namespace = {

@@ -31,6 +31,7 @@ deployments and pools. What is unknown is absent, never 0; the series of a deplo
 Each pod of a model exports its own page, which Berth reads: `docs/designs/006-launcher.md`. To have Berth read them
 from a Prometheus instead, set `BERTH_PROMETHEUS` (chart: `settings.prometheus`) and let that one scrape port 8003 of
 pods with the label `app.kubernetes.io/managed-by: berth`, with labels `namespace` and `pod`, at least every 20 s.
+With `networkPolicy.egress` the way to that Prometheus is named in `networkPolicy.egressTo`.
 """
 PARTS: Final[tuple[tuple[str, str, Any], ...]] = (
     ("What clients get", "Measured, of the last five minutes where nothing else is said.", Measurements(None)),

@@ -15,6 +15,7 @@ import pytest
 from berth.local import binaries
 from berth.local.controlplane import PROGRAMS, ControlPlane
 from berth.local.kwok import Kwok
+from tests.support import rights
 from tests.support.cluster import Cluster
 from tests.support.loops import connections_closed
 
@@ -70,7 +71,27 @@ def kwok(control_plane: ControlPlane) -> Iterator[Kwok]:
 
 @pytest.fixture
 def kubeconfig(control_plane: ControlPlane) -> Path:
+    """An administrator's."""
     return control_plane.kubeconfig
+
+
+@pytest.fixture(scope="session")
+def operator_token(control_plane: ControlPlane) -> str:
+    """Of the service account that an installation gives to Berth."""
+
+    async def made() -> str:
+        async with Cluster(control_plane.kubeconfig) as administrator:
+            return await rights.operator_token(administrator)
+
+    return asyncio.run(made())
+
+
+@pytest.fixture
+def operator_kubeconfig(control_plane: ControlPlane, operator_token: str, tmp_path: Path) -> Path:
+    """For Berth itself: with the rights of an installation and no others."""
+    path = tmp_path / "operator.kubeconfig"
+    control_plane.write_kubeconfig(path, token=operator_token)
+    return path
 
 
 @pytest.fixture

@@ -45,6 +45,9 @@ def edit(manifest: Manifest, changes: Mapping[str, Any]) -> Manifest:
     return edited
 
 
+_BASE = "fixed-placement/LLMDeployment/llama-70b"
+
+
 @dataclass(frozen=True)
 class Bad:
     """One object that must be refused."""
@@ -53,7 +56,7 @@ class Bad:
     changes: Mapping[str, Any]
     field: str
     words: str = ""
-    base: str = "fixed-placement/LLMDeployment/llama-70b"
+    base: str = _BASE
 
     @property
     def manifest(self) -> Manifest:
@@ -495,6 +498,23 @@ BAD_OBJECTS: list[Bad] = [
         {"spec.pod.tolerations": [{"key": "a", "tolerationSeconds": 5}]},
         "spec.pod.tolerations[0]",
         "needs effect NoExecute",
+    ),
+    *(
+        Bad(
+            f"{where}: key {key!r}",
+            {f"{at}tolerations": [{"key": key}]},
+            f"{at}tolerations[0].key",
+            "key of a taint",
+            base,
+        )
+        for where, at, base in (("tolerations", "spec.pod.", _BASE), ("pool", "spec.", POOL))
+        for key in ("a b", "a/b/c", "/a", "a/", "-a", "a" * 64, "Example.com/a", "$(id)", "a\n")
+    ),
+    Bad(
+        "tolerations: value",
+        {"spec.pod.tolerations": [{"key": "a", "value": "not a value"}]},
+        "spec.pod.tolerations[0].value",
+        "label value",
     ),
     Bad(
         "scheduler: not a name", {"spec.pod.schedulerName": "My Scheduler"}, "spec.pod.schedulerName", "Kubernetes name"

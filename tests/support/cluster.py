@@ -189,12 +189,15 @@ class Cluster:
                 await eventually(partial(self._established, manifest["metadata"]["name"]))
         self._resources.clear()
 
-    async def service_account_token(self, name: str, namespace: str) -> str:
+    async def service_account_token(self, name: str, namespace: str, seconds: int = 3600) -> str:
         """A token with which a client acts as the service account."""
         path = await self._path("serviceaccounts", namespace, name) + "/token"
-        answer = await self.request(
-            "POST", path, body={"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
-        )
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": seconds},
+        }
+        answer = await self.request("POST", path, body=body)
         token: str = answer["status"]["token"]
         return token
 

@@ -67,3 +67,30 @@ capabilities:
 {{ $kind }}
 {{- end -}}
 {{- end -}}
+
+{{- /* Labels of what runs once beside the operator: its test, and what clears up before the CRDs go. */ -}}
+{{- define "berth.labelsOf" -}}
+app.kubernetes.io/name: {{ include "berth.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- /* What the pods that run once have in common. */ -}}
+{{- define "berth.onceSpec" -}}
+restartPolicy: Never
+enableServiceLinks: false
+securityContext:
+  {{- include "berth.podSecurity" . | nindent 2 }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}

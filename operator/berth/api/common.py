@@ -6,13 +6,13 @@ Invariant: `parse` raises nothing but `InvalidSpec`, whatever it is given.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from berth.api.quantities import format_duration, number, seconds
-from berth.api.schema import Int, ListMap, Model, Rule
+from berth.api.schema import Int, LabelValue, ListMap, Model, Rule, Satisfies, is_qualified
 from berth.errors import InvalidSpec
 
 __all__ = [
@@ -71,6 +71,13 @@ class Condition(Model):
 Conditions = Annotated[tuple[Condition, ...], Field(max_length=32), ListMap("type")]
 
 
+_TAINT_KEY: Final = Rule(
+    "!format.qualifiedName().validate(self).hasValue()",
+    "must be the key of a taint, such as nvidia.com/gpu: correct it",
+    lambda key: is_qualified(key),
+)
+
+
 class Toleration(Model):
     """A standard Kubernetes toleration."""
 
@@ -92,11 +99,11 @@ class Toleration(Model):
         ),
     )
 
-    key: Annotated[str, Field(min_length=1, max_length=316)] | None = None
+    key: Annotated[str, Field(min_length=1, max_length=316), Satisfies((_TAINT_KEY,))] | None = None
     """Taint key; absent (with operator Exists) matches every taint."""
     operator: Literal["Exists", "Equal"] = "Equal"
     """How the taint's value is compared."""
-    value: Annotated[str, Field(max_length=63)] | None = None
+    value: LabelValue | None = None
     """Taint value, for operator Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Taint effect; absent matches all."""

@@ -8,12 +8,17 @@ existing field is new and might refuse stored objects.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from berth.api.schema import VALIDATIONS
 
 Schema = Mapping[str, Any]
+
+_NEVER_RAN: Final = re.compile(r"tolerations\[\]\.(key|value)$")
+"""Fields that are copied into pods and whose newer rules are those of Kubernetes for pods: what they refuse was never
+accepted in any pod, so no object that works is refused."""
 
 _LOWER_BOUNDS: Final = ("minimum", "minLength", "minItems", "minProperties")
 _UPPER_BOUNDS: Final = ("maximum", "maxLength", "maxItems", "maxProperties")
@@ -70,7 +75,7 @@ def _node(path: str, old: Schema, new: Schema) -> Iterator[str]:
     yield from _enum(path, old, new)
     known = {text for rule in old.get(VALIDATIONS, ()) for text in (rule["rule"], rule["message"])}
     for rule in new.get(VALIDATIONS, ()):
-        if rule["rule"] not in known and rule["message"] not in known:
+        if rule["rule"] not in known and rule["message"] not in known and not _NEVER_RAN.search(path):
             yield f"{path} new rule: {rule['message']}"
     for name in sorted(set(new.get("required", ())) - set(old.get("required", ()))):
         yield f"{path} {name} is newly required"

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import secrets
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from berth.local.controlplane import ControlPlane
 from tests.integration.chart.helm import CHART, Helm, Manifest, Refused
 from tests.integration.chart.test_plugin import Person
 from tests.integration.controller.conftest import Site
@@ -135,7 +138,13 @@ def schema_in(folder: Path, found: Manifest) -> bool:
 @pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kopf: loop ends early
 async def test_the_life_of_an_installation(
-    helm: Helm, cluster: Cluster, home: str, site: Site, kubeconfig: Path
+    helm: Helm,
+    cluster: Cluster,
+    control_plane: ControlPlane,
+    home: str,
+    site: Site,
+    kubeconfig: Path,
+    tmp_path: Path,
 ) -> None:
     await without_crds(cluster)
     release = ("berth", "--namespace", home)
@@ -164,7 +173,7 @@ async def test_the_life_of_an_installation(
     assert await serve(site, kubeconfig) == serving, "no workload pod was restarted"
 
     testing = asyncio.create_task(helm("test", *release, "--timeout", f"{PATIENCE}s"))
-    await pass_the_test(cluster, home, testing)
+    assert (await end_well(cluster, home, "berth-test", testing))[1] == f"http://berth-metrics.{home}:8080/readyz"
 
     await helm("rollback", *release, *waiting)
     assert schema_in(RELEASED_CRDS, await crd(cluster))
@@ -177,34 +186,57 @@ async def test_the_life_of_an_installation(
     await helm("install", "berth", CHART, *release[1:], *waiting, values={"crds": {"keep": False}})
     assert await serve(site, kubeconfig) == serving, "installed again, it finds them"
 
-    await cluster.delete("llmdeployments", "llama", site.namespace)
-
-    async def gone() -> bool:
-        assert not (left := await site.pods()), left
-        return True
-
-    await eventually(gone, timeout=PATIENCE)
     async with stirred(cluster):
-        await helm("uninstall", *release, *waiting)
+        removing = asyncio.create_task(helm("uninstall", *release, *waiting))
+        await clear_up(cluster, home, control_plane, tmp_path, removing)
+    for kind in ("pods", "services", "poddisruptionbudgets"):
+        assert await cluster.list(kind, site.namespace) == [], "gone with the CRDs, and nobody had to see to it"
     assert await cluster.find("customresourcedefinitions", LLM_DEPLOYMENTS) is None
     said = await Person("administrator", kubeconfig, site.namespace)("status", "llama", fails=True)
     assert "this cluster does not know LLMDeployments: install Berth with helm install" in said
     gc.collect()  # what kopf left behind is complained of here and not in another test
 
 
-async def pass_the_test(cluster: Cluster, home: str, testing: asyncio.Task[str]) -> None:
-    """As the kubelet would once the test's program has ended well; again if the simulated one says otherwise."""
-    seen: set[str] = set()
-    while not testing.done():
-        pod = await cluster.find("pods", "berth-test", home)
+async def end_well(cluster: Cluster, home: str, name: str, awaited: asyncio.Task[str]) -> list[str]:
+    """As the kubelet would once a pod's program has ended well; again if the simulated one says otherwise.
+
+    Returns the program's arguments when Helm's command, which waits for it, has ended.
+    """
+    arguments: list[str] = []
+    while not awaited.done():
+        pod = await cluster.find("pods", name, home)
         if pod is not None and pod["status"].get("phase") != "Succeeded":
-            seen.add(pod["spec"]["containers"][0]["args"][1])
+            arguments = pod["spec"]["containers"][0]["args"]
             with contextlib.suppress(ApiError):
                 passed = {"status": {"phase": "Succeeded"}}
-                await cluster.patch("pods", "berth-test", home, passed, subresource="status")
-        await asyncio.wait([testing], timeout=0.2)
-    await testing
-    assert seen == {f"http://berth-metrics.{home}:8080/readyz"}
+                await cluster.patch("pods", name, home, passed, subresource="status")
+        await asyncio.wait([awaited], timeout=0.2)
+    await awaited
+    return arguments
+
+
+async def clear_up(
+    cluster: Cluster, home: str, control_plane: ControlPlane, folder: Path, removing: asyncio.Task[str]
+) -> None:
+    """What the pod that Helm starts before the CRDs go would do: its program, with its rights, before it ends well."""
+
+    async def started() -> Manifest | None:
+        assert not removing.done(), "Helm waited for nobody"
+        return await cluster.find("pods", "berth-clear", home)
+
+    pod = await eventually(started, timeout=PATIENCE)
+    token = await cluster.service_account_token(pod["spec"]["serviceAccountName"], home)
+    control_plane.write_kubeconfig(folder / "clear.kubeconfig", token=token)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "berth", *pod["spec"]["containers"][0]["args"]),
+        env={**os.environ, "BERTH_KUBECONFIG": str(folder / "clear.kubeconfig")},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said = (await process.communicate())[0].decode()
+    assert (process.returncode, said.splitlines()[-1]) == (0, "nothing is left"), said
+    assert "1 llmdeployments (" in said
+    await end_well(cluster, home, "berth-clear", removing)
 
 
 async def test_crds_of_somebody_else_are_taken_over_only_on_demand(helm: Helm, cluster: Cluster, home: str) -> None:

@@ -20,6 +20,7 @@ EVERYTHING: Manifest = {
     "watchNamespace": "models",
     "serviceAccount": {"name": "operator", "annotations": {"example.com/role": "berth"}},
     "verbose": True,
+    "settings": {"prometheus": "http://prometheus.monitoring:9090"},
     "podAnnotations": {"example.com/team": "serving"},
     "podLabels": {"example.com/team": "serving"},
     "nodeSelector": {"kubernetes.io/os": "linux"},
@@ -30,6 +31,7 @@ EVERYTHING: Manifest = {
     "live": {"readers": [{"kind": "ServiceAccount", "name": "monitor", "namespace": "models"}]},
     "networkPolicy": {
         "egress": True,
+        "egressTo": [{"ports": [{"port": 9090}], "to": [{"namespaceSelector": {}}]}],
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
     },
 }
@@ -56,6 +58,11 @@ MONITORS = [f"--api-versions=monitoring.coreos.com/v1/{kind}" for kind in MONITO
         ({"resources": {"limits": {"memory": "plenty"}}}, "/resources/limits/memory.*pattern"),
         ({"metrics": {"monitor": "Yes"}}, "/metrics/monitor.*must be one of"),
         ({"networkPolicy": {"metricsFrom": [{}]}}, "/networkPolicy/metricsFrom/0.*minProperties"),
+        ({"networkPolicy": {"egressTo": [{"port": 9090}]}}, "'port' not allowed"),
+        (
+            {"settings": {"prometheus": "http://prometheus:9090"}, "networkPolicy": {"egress": True}},
+            "name it in networkPolicy.egressTo",
+        ),
         ({"tolerations": {}}, "/tolerations.*want array"),
         ({"live": {"readers": [{"kind": "Everybody", "name": "x"}]}}, "/live/readers/0/kind.*must be one of"),
     ],

@@ -17,6 +17,7 @@ from berth.local.kwok import Kwok, gpu_node
 from tests.support.berth import Clock, RunningBerth, ScriptedLeaders, running_berth
 from tests.support.cluster import PATIENCE, Cluster, eventually
 from tests.support.manifests import fixed_deployment
+from tests.support.rights import nothing_is_refused
 
 POOL_LABEL = "tests.berth.dev/pool"
 PRODUCTS = {"H100-SXM-80": "NVIDIA-H100-80GB-HBM3", "A100-SXM-40": "NVIDIA-A100-SXM4-40GB"}
@@ -233,11 +234,12 @@ def clock() -> Clock:
 
 @asynccontextmanager
 async def own_site(cluster: Cluster, kind: str = "test") -> AsyncIterator[Site]:
-    """A namespace, and at the end the nodes and pools made through it are taken away."""
+    """A namespace; at the end the nodes and pools made through it are taken away. Berth lacks no right meanwhile."""
     await cluster.install_crds()
     tag = secrets.token_hex(4)
     async with cluster.namespace(f"{kind}-{tag}") as namespace:
-        yield Site(cluster, namespace, tag)
+        with nothing_is_refused():
+            yield Site(cluster, namespace, tag)
     for resource in ("gpupools", "nodes"):
         for each in await cluster.list(resource):
             if f"-{tag}-" in each["metadata"]["name"]:
@@ -251,7 +253,9 @@ async def site(cluster: Cluster, kwok: Kwok) -> AsyncIterator[Site]:
 
 
 @pytest.fixture
-async def berth(kubeconfig: Path, site: Site, leaders: ScriptedLeaders, clock: Clock) -> AsyncIterator[RunningBerth]:
+async def berth(
+    operator_kubeconfig: Path, site: Site, leaders: ScriptedLeaders, clock: Clock
+) -> AsyncIterator[RunningBerth]:
     """An operator for the test's namespace; its leaders say what `leaders` says, its time of day is `clock`."""
-    async with running_berth(kubeconfig, site.namespace, leaders, clock) as running:
+    async with running_berth(operator_kubeconfig, site.namespace, leaders, clock) as running:
         yield running

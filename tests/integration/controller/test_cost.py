@@ -34,10 +34,17 @@ def per_deployment(before: Page, after: Page) -> dict[str, float]:
     return {name: round(count / DEPLOYMENTS, 2) for name, count in counts.items()}
 
 
-async def test_a_deployment_costs_what_was_recorded_and_nothing_once_it_is_idle(kubeconfig: Path, site: Site) -> None:
+async def test_a_deployment_costs_what_was_recorded_and_nothing_once_it_is_idle(
+    operator_kubeconfig: Path, site: Site
+) -> None:
     pool = await site.pool(nodes=-(-DEPLOYMENTS // 8) + 1)
     async with running_berth(
-        kubeconfig, site.namespace, site.leaders, metrics_interval=0.5, metrics_warm_up=0.0, canary_interval=5.0
+        operator_kubeconfig,
+        site.namespace,
+        site.leaders,
+        metrics_interval=0.5,
+        metrics_warm_up=0.0,
+        canary_interval=5.0,
     ) as berth:
         before = page(berth)
         names = [f"llama-{number}" for number in range(DEPLOYMENTS)]

@@ -81,12 +81,17 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    site: Site, control_plane: ControlPlane, leaders: ScriptedLeaders, clock: Clock, folder: Path
+    site: Site,
+    control_plane: ControlPlane,
+    operator_token: str,
+    leaders: ScriptedLeaders,
+    clock: Clock,
+    folder: Path,
 ) -> AsyncIterator[Scene]:
     """Four groups of a pool of four nodes serve; nothing but writes of metadata and status may happen from then on."""
     async with FaultProxy(control_plane) as proxy:
         path = folder / "berth.kubeconfig"
-        control_plane.write_kubeconfig(path, token=control_plane.token, server=proxy.url)
+        control_plane.write_kubeconfig(path, token=operator_token, server=proxy.url)
         async with running_berth(path, site.namespace, leaders, clock, **SETTINGS) as berth:
             await site.create(site.deployment(await site.pool(nodes=4), tp=8, groups=4))
             await site.settled()
@@ -259,11 +264,12 @@ async def test_nothing_healthy_is_removed_or_cut_off_for_good(
     happens: Callable[[Scene], Awaitable[None]],
     site: Site,
     control_plane: ControlPlane,
+    operator_token: str,
     leaders: ScriptedLeaders,
     clock: Clock,
     tmp_path: Path,
 ) -> None:
-    async with scene(site, control_plane, leaders, clock, tmp_path) as stage:
+    async with scene(site, control_plane, operator_token, leaders, clock, tmp_path) as stage:
         before = await pods_by_uid(site)
         done = len(stage.proxy.writes)
         await happens(stage)

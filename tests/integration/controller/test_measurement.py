@@ -17,8 +17,10 @@ FAST: dict[str, object] = {"metrics_interval": 0.5, "metrics_warm_up": 0.0}
 
 
 @pytest.fixture
-async def berth(site: Site, kubeconfig: Path, leaders: ScriptedLeaders, clock: Clock) -> AsyncIterator[RunningBerth]:
-    async with running_berth(kubeconfig, site.namespace, leaders, clock, **FAST) as running:
+async def berth(
+    site: Site, operator_kubeconfig: Path, leaders: ScriptedLeaders, clock: Clock
+) -> AsyncIterator[RunningBerth]:
+    async with running_berth(operator_kubeconfig, site.namespace, leaders, clock, **FAST) as running:
         yield running
 
 
@@ -145,9 +147,9 @@ async def test_steady_load_writes_nothing(site: Site, berth: RunningBerth, clock
 
 
 async def test_a_restart_of_the_operator_keeps_the_figures_until_it_knows_better(
-    site: Site, kubeconfig: Path, clock: Clock
+    site: Site, operator_kubeconfig: Path, clock: Clock
 ) -> None:
-    async with running_berth(kubeconfig, site.namespace, None, clock, **FAST) as first:
+    async with running_berth(operator_kubeconfig, site.namespace, None, clock, **FAST) as first:
         pods = await served(site)
         for pod in pods:
             await counted(first, pod)
@@ -155,7 +157,7 @@ async def test_a_restart_of_the_operator_keeps_the_figures_until_it_knows_better
         await told(site, ttftP95="88ms")
         metrics = first.metrics
     metrics.silent.add("*")
-    async with running_berth(kubeconfig, site.namespace, None, clock, metrics, **FAST) as second:
+    async with running_berth(operator_kubeconfig, site.namespace, None, clock, metrics, **FAST) as second:
         seen = metrics.readings
         await eventually(lambda: _more(second, seen + 4))
         await site.until("MetricsAvailable", "False")

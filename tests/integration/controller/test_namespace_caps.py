@@ -10,9 +10,11 @@ from tests.support.berth import running_berth
 from tests.support.cluster import eventually
 
 
-async def test_a_namespace_holds_no_more_than_it_may_and_takes_what_becomes_free(site: Site, kubeconfig: Path) -> None:
+async def test_a_namespace_holds_no_more_than_it_may_and_takes_what_becomes_free(
+    site: Site, operator_kubeconfig: Path
+) -> None:
     first, second = await site.pool(), await site.pool()
-    async with running_berth(kubeconfig, site.namespace, namespace_gpus=6):
+    async with running_berth(operator_kubeconfig, site.namespace, namespace_gpus=6):
         for name, pool in (("a", first), ("b", second)):
             await site.cluster.create(site.deployment(pool, name, tp=2, groups=2))
 
@@ -40,8 +42,10 @@ async def test_a_namespace_holds_no_more_than_it_may_and_takes_what_becomes_free
         assert len([group for group in await site.groups() if "deletionTimestamp" not in group["metadata"]]) == 3
 
 
-async def test_the_planner_chooses_no_more_than_a_namespace_may_hold_and_says_so(site: Site, kubeconfig: Path) -> None:
-    async with running_berth(kubeconfig, site.namespace, namespace_gpus=4):
+async def test_the_planner_chooses_no_more_than_a_namespace_may_hold_and_says_so(
+    site: Site, operator_kubeconfig: Path
+) -> None:
+    async with running_berth(operator_kubeconfig, site.namespace, namespace_gpus=4):
         first = await pool(site, "H100-SXM-80")
         await site.cluster.create(site.deployment(first, "other", tp=2, groups=1))
         await site.settled("other")

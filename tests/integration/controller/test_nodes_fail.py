@@ -18,9 +18,11 @@ QUICK = {"node_late": 5.0, "node_silent": 8.0, "gpu_fault_hold": 1.0, "node_stab
 
 
 @pytest.fixture
-async def quick(kubeconfig: Path, site: Site, leaders: ScriptedLeaders, clock: Clock) -> AsyncIterator[RunningBerth]:
+async def quick(
+    operator_kubeconfig: Path, site: Site, leaders: ScriptedLeaders, clock: Clock
+) -> AsyncIterator[RunningBerth]:
     """Berth that believes in the death of a node sooner: simulated nodes renew their Leases every 2 s."""
-    async with running_berth(kubeconfig, site.namespace, leaders, clock, **QUICK) as running:
+    async with running_berth(operator_kubeconfig, site.namespace, leaders, clock, **QUICK) as running:
         yield running
 
 

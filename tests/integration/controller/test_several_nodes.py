@@ -66,6 +66,22 @@ async def test_members_stand_on_planned_nodes_and_start_together(site: Site, ber
     assert await site.serving() == {pods[0]["metadata"]["name"]}, "requests reach the leader only"
 
 
+async def test_secrets_are_named_to_the_kubelet_and_never_read(site: Site, berth: RunningBerth) -> None:
+    """Neither exists, and Berth has no right to see that: a node would wait for them, a simulated one does not."""
+    manifest = site.deployment(await site.pool(nodes=2), tp=8, pp=2, groups=1)
+    manifest["spec"]["model"]["variants"][0]["source"]["huggingFace"]["tokenSecretName"] = "hub"
+    launcher = {"launcher": "SSH", "sshSecretName": "group-ssh"}
+    await site.create(manifest, engine={"backend": "pytorch", "multiNode": launcher})
+    await site.settled()
+    pods = await site.pods()
+    assert len(pods) == 2
+    for pod in pods:
+        mounted = [each["secret"]["secretName"] for each in pod["spec"]["volumes"] if "secret" in each]
+        variables = pod["spec"]["containers"][0]["env"]
+        keys = [each["valueFrom"]["secretKeyRef"]["name"] for each in variables if each["name"] == "HF_TOKEN"]
+        assert (mounted, keys) == (["group-ssh"], ["hub"])
+
+
 async def test_it_says_what_is_missing_and_proceeds_when_a_node_comes(site: Site, berth: RunningBerth) -> None:
     pool = await site.pool(nodes=1)
     await site.create(site.deployment(pool, tp=8, pp=2, groups=1))
@@ -165,13 +181,18 @@ async def test_a_member_that_is_not_bound_in_time_releases_the_whole_group(
 
 
 async def test_a_pod_of_others_that_wins_the_race_costs_another_choice_and_nothing_else(
-    site: Site, control_plane: ControlPlane, leaders: ScriptedLeaders, clock: Clock, tmp_path: Path
+    site: Site,
+    control_plane: ControlPlane,
+    operator_token: str,
+    leaders: ScriptedLeaders,
+    clock: Clock,
+    tmp_path: Path,
 ) -> None:
     """It takes a planned node after the choice and before the gates open, past the scheduler."""
     pool = await site.pool(nodes=3)
     async with FaultProxy(control_plane) as proxy:
         path = tmp_path / "kubeconfig"
-        control_plane.write_kubeconfig(path, token=control_plane.token, server=proxy.url)
+        control_plane.write_kubeconfig(path, token=operator_token, server=proxy.url)
         closed = proxy.inject(Refuse(503), verb="patch", resource="pods")
         async with running_berth(path, site.namespace, leaders, clock):
             await site.create(site.deployment(pool, tp=8, pp=2, groups=1))

@@ -15,9 +15,13 @@ def labelled(deployment: dict[str, Any], team: str) -> dict[str, Any]:
     return deployment
 
 
-async def test_each_shard_works_on_its_own_and_one_takes_over_what_gets_its_label(kubeconfig: Path, site: Site) -> None:
+async def test_each_shard_works_on_its_own_and_one_takes_over_what_gets_its_label(
+    operator_kubeconfig: Path, site: Site
+) -> None:
     def shard(team: str) -> Any:
-        return running_berth(kubeconfig, site.namespace, site.leaders, shard=f"team={team}", lease_name=f"berth-{team}")
+        return running_berth(
+            operator_kubeconfig, site.namespace, site.leaders, shard=f"team={team}", lease_name=f"berth-{team}"
+        )
 
     pool = await site.pool(nodes=1)
     await site.cluster.patch("gpupools", pool, None, {"metadata": {"labels": {"team": "ads"}}})

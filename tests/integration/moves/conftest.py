@@ -81,8 +81,10 @@ def least_routed(changes: list[Change], before: int) -> int:
 
 
 @pytest.fixture
-async def berth(kubeconfig: Path, site: Site, leaders: ScriptedLeaders, clock: Clock) -> AsyncIterator[RunningBerth]:
-    async with running_berth(kubeconfig, site.namespace, leaders, clock) as running:
+async def berth(
+    operator_kubeconfig: Path, site: Site, leaders: ScriptedLeaders, clock: Clock
+) -> AsyncIterator[RunningBerth]:
+    async with running_berth(operator_kubeconfig, site.namespace, leaders, clock) as running:
         yield running
 
 

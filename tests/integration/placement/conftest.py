@@ -14,7 +14,7 @@ __all__ = ["site"]
 
 
 @pytest.fixture
-async def berth(kubeconfig: Path, site: Site) -> AsyncIterator[RunningBerth]:
+async def berth(operator_kubeconfig: Path, site: Site) -> AsyncIterator[RunningBerth]:
     """An operator for the test's namespace; every leader produces tokens."""
-    async with running_berth(kubeconfig, site.namespace) as running:
+    async with running_berth(operator_kubeconfig, site.namespace) as running:
         yield running

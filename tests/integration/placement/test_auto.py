@@ -171,8 +171,8 @@ async def test_what_cannot_meet_its_objectives_is_not_placed_and_says_what_would
     await site.settled()
 
 
-async def test_a_wiped_status_adopts_what_runs(site: Site, kubeconfig: Path) -> None:
-    async with running_berth(kubeconfig, site.namespace):
+async def test_a_wiped_status_adopts_what_runs(site: Site, operator_kubeconfig: Path) -> None:
+    async with running_berth(operator_kubeconfig, site.namespace):
         a = await pool(site, "A100-SXM-40", pricePerGPUHour="0.90")
         b = await pool(site, "H100-SXM-80", pricePerGPUHour="9.90")
         await site.cluster.create(automatic(site, pools=(a, b)))
@@ -182,7 +182,7 @@ async def test_a_wiped_status_adopts_what_runs(site: Site, kubeconfig: Path) -> 
     await site.cluster.patch("llmdeployments", "llama", site.namespace, {"status": None}, subresource="status")
     assert "placement" not in (await site.get()).get("status", {})
 
-    async with running_berth(kubeconfig, site.namespace):
+    async with running_berth(operator_kubeconfig, site.namespace):
         after = await site.settled()
     assert placed(after) == placed(before)
     assert {pod["metadata"]["uid"] for pod in await site.pods()} == pods

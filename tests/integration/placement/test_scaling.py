@@ -24,9 +24,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def berth(kubeconfig: Path, site: Site, clock: Clock) -> AsyncIterator[RunningBerth]:
+async def berth(operator_kubeconfig: Path, site: Site, clock: Clock) -> AsyncIterator[RunningBerth]:
     settings: dict[str, object] = {"metrics_interval": 0.3, "metrics_warm_up": 0.0}
-    async with running_berth(kubeconfig, site.namespace, None, clock, **settings) as running:
+    async with running_berth(operator_kubeconfig, site.namespace, None, clock, **settings) as running:
         yield running
 
 

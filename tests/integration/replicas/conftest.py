@@ -62,6 +62,8 @@ class Installation:
     """Makes replicas that contend for one Lease in one namespace, and deployments for them to judge."""
 
     control_plane: ControlPlane
+    token: str
+    """As which they work."""
     cluster: Cluster
     namespace: str
     folder: Path
@@ -74,7 +76,7 @@ class Installation:
         if cut_off:
             proxy.partition()
         kubeconfig, port, log = self.folder / f"{name}.kubeconfig", free_port(), self.folder / f"{name}.log"
-        self.control_plane.write_kubeconfig(kubeconfig, token=self.control_plane.token, server=proxy.url)
+        self.control_plane.write_kubeconfig(kubeconfig, token=self.token, server=proxy.url)
         wanted = {
             "kubeconfig": kubeconfig,
             "namespace": self.namespace,
@@ -130,10 +132,10 @@ class Installation:
 
 @pytest.fixture
 async def installation(
-    control_plane: ControlPlane, cluster: Cluster, namespace: str, tmp_path: Path
+    control_plane: ControlPlane, operator_token: str, cluster: Cluster, namespace: str, tmp_path: Path
 ) -> AsyncIterator[Installation]:
     await cluster.install_crds()
     async with AsyncExitStack() as stack:
-        made = Installation(control_plane, cluster, namespace, tmp_path, stack)
+        made = Installation(control_plane, operator_token, cluster, namespace, tmp_path, stack)
         stack.push_async_callback(made.close)
         yield made

@@ -76,10 +76,7 @@ POOL = {
         {"key": "dedicated", "operator": "Equal", "value": "llm", "effect": "NoSchedule"},
     ],
 }
-HARMLESS = re.compile(
-    r"\.spec\.containers\[\]\.env\[\]\.value|\.metadata\.annotations\.(?!<key>).*"
-    r"|\.spec\.tolerations\[\]\.(key|value)"  # compared by the scheduler, and refused by the API server
-)
+HARMLESS = re.compile(r"\.spec\.containers\[\]\.env\[\]\.value|\.metadata\.annotations\.(?!<key>).*")
 """Where a text of any kind may stand."""
 
 SPECIAL = re.compile("[^-A-Za-z0-9_./:@]")
