@@ -20,6 +20,8 @@ PICKED: Final = 'namespace=~"$namespace", deployment=~"$deployment"'
 SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 WIDTH: Final = 24
 HEIGHT: Final = 7
+ABREAST: Final = 4
+"""Panels of one line at most; more take two lines."""
 
 Query = tuple[str, str]
 """Expression and legend; `%` in the expression stands for the deployments that are picked."""
@@ -44,7 +46,8 @@ def dashboard() -> str:
     for title, panels in _rows():
         built = built.with_row(board.Row(title))
         for panel in panels:
-            built = built.with_panel(panel.span(WIDTH // len(panels)).height(HEIGHT))
+            abreast = len(panels) if len(panels) <= ABREAST else ABREAST - 1
+            built = built.with_panel(panel.span(WIDTH // abreast).height(HEIGHT))
     return JSONEncoder(sort_keys=True, indent=2).encode(built.build()) + "\n"
 
 

@@ -53,13 +53,24 @@ def exported() -> set[str]:
     }  # fmt: skip
 
 
+def promtool(*arguments: str, folder: Path) -> None:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("no promtool in PATH: it is in Debian's package prometheus")
+    done = subprocess.run([program, *arguments], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_alerts_fire_on_what_they_are_for_and_on_nothing_else() -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("no promtool in PATH: it is in Debian's package prometheus")
-    done = subprocess.run([promtool, "test", "rules", SCENES.name], cwd=SCENES.parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool("test", "rules", SCENES.name, folder=SCENES.parent)
+
+
+def test_prometheus_can_read_what_the_dashboard_asks(tmp_path: Path) -> None:
+    asked = [target["expr"] for panel in panels() for target in panel.get("targets", ())]
+    recorded = [{"record": f"asked:{number}", "expr": expression} for number, expression in enumerate(asked)]
+    (tmp_path / "asked.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": recorded}]}))
+    promtool("check", "rules", "asked.yaml", folder=tmp_path)
 
 
 def test_every_alert_is_seen_to_fire() -> None:
