@@ -58,7 +58,7 @@ class Berth:
     def pods(self) -> list[Manifest]:
         """Operator processes."""
         return self.cluster.kubectl.list(
-            "pods", NAMESPACE, "app.kubernetes.io/name=berth,app.kubernetes.io/component!=test"
+            "pods", NAMESPACE, "app.kubernetes.io/name=berth,app.kubernetes.io/component=operator"
         )
 
     def leader(self) -> str:

@@ -142,6 +142,23 @@ async def test_a_direction_that_is_not_restricted_is_not_named(helm: Helm, ingre
     assert ("ingress" in policy, "egress" in policy) == (ingress, egress)
 
 
+async def test_by_default_only_a_labelled_namespace_and_the_charts_test_may_read_metrics(helm: Helm) -> None:
+    """Everybody may ask for live figures, which the API server passes on, and nobody for anything else."""
+    rendered = await helm.template()
+    (policy,) = (each["spec"] for each in rendered if each["kind"] == "NetworkPolicy")
+    (deployment,) = (each["spec"] for each in rendered if each["kind"] == "Deployment")
+    labels = deployment["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items(), "it is about the operator's pods"
+    ports = {each["name"] for each in deployment["template"]["spec"]["containers"][0]["ports"]}
+    opened = {rule["ports"][0]["port"]: rule.get("from") for rule in policy["ingress"]}
+    assert opened.keys() == ports == {"http", "live"}
+    test, monitoring = opened["http"]
+    assert monitoring == {"namespaceSelector": {"matchLabels": {"berth.dev/metrics": "allowed"}}}
+    (tester,) = (each for each in rendered if each["kind"] == "Pod")
+    assert test["podSelector"]["matchLabels"].items() <= tester["metadata"]["labels"].items()
+    assert opened["live"] is None
+
+
 async def test_without_policies_none_is_made(helm: Helm) -> None:
     values = {"networkPolicy": {"ingress": False}}
     assert "NetworkPolicy" not in {each["kind"] for each in await helm.template(values=values)}
