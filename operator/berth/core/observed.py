@@ -128,8 +128,9 @@ class Group:
     members: tuple[Member, ...] = ()
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """The object, with the labels and annotations it lost filled in."""
-    lost_labels: Mapping[str, str] = field(default_factory=dict)
-    lost_annotations: Mapping[str, str] = field(default_factory=dict)
+    lost_labels: Mapping[str, str | None] = field(default_factory=dict)
+    """What has to be written to put them right; None: taken off."""
+    lost_annotations: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def recorded_uids(self) -> frozenset[str]:

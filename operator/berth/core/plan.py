@@ -23,7 +23,7 @@ from berth.core.drift import mend
 from berth.core.failover import failover_of
 from berth.core.failures import Failure, GroupPolicy, Surroundings, find_failure, suspicion
 from berth.core.groups import Judgement
-from berth.core.moves.course import ended_ids
+from berth.core.moves.course import ended_ids, without_strays
 from berth.core.moves.machine import Step
 from berth.core.moves.underway import Underway, look, underway, unmark
 from berth.core.moves.underway import orders as move_orders
@@ -88,6 +88,7 @@ def make_plan(
 
     `needed` says how many groups must serve, `decision` is the planner's, in mode Auto; `wish` is what is asked for.
     """
+    snapshot = replace(snapshot, groups=without_strays(snapshot.groups))
     plan = _plan(snapshot, defaults, needed, decision, wish)
     alive = [group for group in snapshot.groups if group.alive]
     return replace(plan, decision=decision, displaced=displaced(alive, snapshot.nodes, defaults.notices))

@@ -19,6 +19,7 @@ from berth.core.placement.decide import Decision, in_force
 from berth.core.placement.question import spec_hash
 from berth.core.plan import Plan
 from berth.core.requests import NOTHING, Request, Wish
+from tests.unit.core.cluster import copy_of
 from tests.unit.core.simulation import POOL, Manifest, Simulation, deployment
 
 HERE = Allocation(pool="h100", variant="bf16", tensor_parallel=4, groups=2)
@@ -269,6 +270,42 @@ def test_whatever_happens_enough_groups_serve_and_the_move_ends(
     assert simulation.served() == len(living)
     ended = [each["id"] for each in simulation.recent()]
     assert len(ended) == len(set(ended))
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        ({labels.ROLE: labels.OUTGOING}, {}),
+        ({labels.MOVE_ID: "never", labels.ROLE: labels.OUTGOING}, {}),
+        ({labels.MOVE_ID: "never", labels.ROLE: labels.INCOMING}, {labels.MOVE: "{not a record"}),
+        ({labels.MOVE_ID: "m0", labels.ROLE: "unheard-of"}, {labels.FLIPPED_AT: "nan", labels.MOVE_RESULT: ":"}),
+    ],
+)
+def test_a_role_of_no_move_keeps_nothing_from_requests_and_from_moves_and_is_taken_off(
+    marks: tuple[dict[str, str], dict[str, str]],
+) -> None:
+    simulation = Moving()
+    before = copy_of(simulation.groups)
+    for group in simulation.groups.values():
+        group["metadata"]["labels"] |= marks[0]
+        group["metadata"].setdefault("annotations", {}).update(marks[1])
+    simulation.step()
+    assert simulation.groups == before
+    assert simulation.served() == 2
+    until(simulation, lambda: bool(simulation.recent()), steps=2000)
+    assert [(each["id"], each["result"]) for each in simulation.recent()] == [("m1", "Completed")]
+
+
+def test_marks_of_a_move_that_a_newer_release_began_are_left_to_it() -> None:
+    simulation = Moving()
+    group = next(iter(simulation.groups.values()))
+    group["metadata"]["labels"] |= {labels.MOVE_ID: "m9", labels.ROLE: "chaperone"}
+    group["metadata"].setdefault("annotations", {})[labels.MOVE] = '{"id": "m9", "spells": 3}'
+    before = copy_of(group["metadata"])
+    for _ in range(3):
+        simulation.step()
+    assert group["metadata"] == before
+    assert simulation.served() == 2
 
 
 @given(st.integers(0, 9), st.text(max_size=40))

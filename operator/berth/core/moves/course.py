@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from pydantic import ValidationError
@@ -77,7 +77,7 @@ class Course:
             if began_at is None or not isinstance(raw["needed"], int) or not all(map(_is_number, _figures(raw))):
                 return None
             return cls(**{**known, "start": start, "to": to, "began_at": began_at})
-        except (ValueError, TypeError, KeyError, ValidationError):
+        except (ValueError, TypeError, KeyError, RecursionError, ValidationError):
             return None
 
 
@@ -138,6 +138,41 @@ def convoy_of(groups: Iterable[Group], ended: Iterable[str]) -> Convoy | None:
         next((group.move_result for group in mine if group.move_result), ""),
         sum(bool(group.move_record) for group in mine),
     )
+
+
+def without_strays(groups: tuple[Group, ...]) -> tuple[Group, ...]:
+    """The groups, without roles of moves that no group has a record of: somebody else wrote those, or lost the record.
+
+    Such a role would keep a group from requests for ever. It counts as drift, and is taken off like other drift.
+    """
+    recorded = {group.move_id for group in groups if group.move_id and _is_record(group.move_record)}
+    return tuple(
+        _unmarked(group) if group.alive and (group.move_id or group.role) and group.move_id not in recorded else group
+        for group in groups
+    )
+
+
+def _unmarked(group: Group) -> Group:
+    marks = dict.fromkeys((labels.MOVE_ID, labels.ROLE))
+    record = dict.fromkeys((labels.MOVE, labels.FLIPPED_AT, labels.MOVE_RESULT))
+    return replace(
+        group,
+        move_id="",
+        role="",
+        move_record="",
+        flipped_at=None,
+        move_result="",
+        lost_labels={**group.lost_labels, **marks},
+        lost_annotations={**group.lost_annotations, **record},
+    )
+
+
+def _is_record(text: str) -> bool:
+    """Whether it is a record of a move, if only of a release that writes others than this one."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def ended_ids(status: Mapping[str, Any]) -> frozenset[str]:
