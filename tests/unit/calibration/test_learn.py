@@ -46,6 +46,16 @@ def test_it_is_bounded_and_survives_a_restart(hours: list[tuple[str, float]]) ->
     assert not worth_writing(entries, stored(again, "llama"))
 
 
+def test_a_pool_slower_than_is_ever_believed_is_known_as_such_for_a_month() -> None:
+    found = learned(1.3).learned(HERE._replace(pool="fine"), 0.3, 0.0)
+    found = found.learned(HERE._replace(pool="later"), 0.1, 0.0).learned(HERE._replace(pool="later"), 1.2, HOUR)
+    again = recalled(stored(found, "llama"), "x")
+    for calibration in (found, again):
+        assert calibration.beyond_belief(2 * HOUR) == {"h100", "later"}
+        assert calibration.beyond_belief(31 * 24 * HOUR) == frozenset()
+    assert found.learned(HERE._replace(pool="later"), 0.1, 2 * HOUR).beyond_belief(2 * HOUR) == {"h100"}
+
+
 def test_another_spec_begins_anew() -> None:
     entries = stored(learned(0.3), "llama")
     assert recalled(entries, "y").places == ()

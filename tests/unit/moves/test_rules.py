@@ -167,6 +167,7 @@ def test_a_cure_must_hold_at_worst() -> None:
         ({"gpu_limit": 13}, Past(), {}, {}, "LimitReached"),  # 6 here and 8 there
         ({"cost_limit": 27.0}, Past(), {}, {}, "LimitReached"),  # 18 here and 10 there
         ({}, Past(taken_back=frozenset({placement_hash(THERE.allocation(1))})), {}, {}, "RolledBackBefore"),
+        ({}, Past(), {"too_slow": frozenset({"a100"})}, {}, "PoolTooSlow"),
         ({}, Past(), {"moves_by_pool": {"h100": 2}}, {}, "PoolBusy"),
         ({}, Past(), {"moves_by_pool": {"a100": 2}}, {}, "PoolBusy"),
         ({}, Past(), {}, {"waits": "needs 2 groups x 4 GPUs, 1 fit now"}, "NoCapacity"),

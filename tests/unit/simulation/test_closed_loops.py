@@ -127,13 +127,10 @@ def test_limits_hold_both_sides_of_a_move_at_every_moment() -> None:
 
 
 def test_a_place_that_is_worse_is_left_again_once_and_remembered() -> None:
-    """The other pool is far slower than its published times: cheap, but no bargain.
-
-    What is remembered is the placement: with at most three groups no other one there seems worth a move.
-    """
+    """The other pool is far slower than its published times: cheap, but no bargain, in no other layout either."""
     pools = (pool("a"), pool("b", price="3.49"))
     course = simulated(
-        pools, 6, hidden={"b": 3.5}, events=[Event("price", 2 * DAY, pool="b", value=0.9)], scaling={"max": 3}
+        pools, 6, hidden={"b": 3.5}, events=[Event("price", 2 * DAY, pool="b", value=0.9)], scaling={"max": 4}
     )
     results = [result for _, result in moves(course)]
     assert results.count("RolledBack") <= 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from berth.api.llmdeployment import LLMDeploymentSpec
-from berth.core.calibration.shrink import LONGEST, SHORTEST, Belief, Level, Place, believe, part
+from berth.core.calibration.shrink import HALF_LIFE_DAYS, LONGEST, SHORTEST, Belief, Level, Place, believe, part
 from berth.core.render.names import digest
 from berth.core.timestamps import timestamp, unix_seconds
 
@@ -26,6 +26,8 @@ _MEMORY_HOURS: Final = 24.0 * 7
 """Afterwards it follows with this memory."""
 _HOUR: Final = 3600.0
 _SECONDS_PER_DAY: Final = 86400.0
+_ROUNDING: Final = 0.01
+"""Of levels as status has them."""
 _SETTLED, _CHANGE = "stepTime", "stepTimeChange"
 
 
@@ -59,6 +61,15 @@ class Calibration:
 
     def of(self, place: Place) -> Remembered | None:
         return next((each for each in self.places if each.place == place), None)
+
+    def beyond_belief(self, now: float) -> frozenset[str]:
+        """Pools on which steps took as long as is ever believed of a place, or longer: how much longer nobody knows, so
+        no layout there can be judged. Forgotten after a while without measurement, as changes are."""
+        return frozenset(
+            each.place.pool
+            for each in self.places
+            if each.settled + each.change > LONGEST - _ROUNDING and now - each.at < HALF_LIFE_DAYS * _SECONDS_PER_DAY
+        )
 
     def learned(self, place: Place, measured: float, now: float) -> Calibration:
         """With the level of the hour before `now`. Call it as often as you like: time counts, not calls."""

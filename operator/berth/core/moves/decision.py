@@ -36,6 +36,7 @@ HOLDS: Final[dict[str, str]] = {
     "NoSurgePossible": "A move holds both sides at once, and update.surge is Never.",
     "LimitReached": "Both sides of the move together exceed objectives.limits.",
     "RolledBackBefore": "A move there was taken back.",
+    "PoolTooSlow": "Steps on the pool took longer than is ever believed of one, less than a month ago.",
     "MoreGroupsHelp": "More groups where it runs are enough.",
     "SlowGroup": "One group is slow, its peers are not: leaving the pool is no cure.",
     "NoCure": "No other placement is expected to meet the objectives.",

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from berth.api.placement import Allocation
 from berth.core.calibration.diagnose import Diagnosis
+from berth.core.calibration.shrink import LONGEST
 from berth.core.moves.decision import Cause, Hold
 from berth.core.moves.identity import placement_hash
 from berth.core.moves.weigh import Option, Weighed
@@ -84,6 +85,8 @@ class State:
     """Where it runs, one request alone misses an objective, or nearly: more groups do not cure that."""
     beyond_belief: bool = False
     """Steps take longer than is ever believed of a place, so what is believed of staying is too good."""
+    too_slow: frozenset[str] = frozenset()
+    """Pools of which the same was found lately: what is believed of any layout there is too good."""
     day_known: bool = True
     moves_by_pool: Mapping[str, int] = field(default_factory=dict)
     """Moves of others that are under way, by each pool they touch."""
@@ -210,6 +213,9 @@ def _forbidden(
         return Hold("NothingBetter", f"{candidate.layout} misses the availability target")
     if placement_hash(candidate.layout.allocation(1)) in past.taken_back:
         return Hold("RolledBackBefore", f"{candidate.layout} was tried and taken back")
+    if candidate.layout.pool in state.too_slow:
+        longest = f"{math.exp(LONGEST):g} times as long as predicted"
+        return Hold("PoolTooSlow", f"steps on pool {candidate.layout.pool} took more than {longest} when it was tried")
     for pool in {in_force.pool, candidate.layout.pool}:
         if state.moves_by_pool.get(pool, 0) >= MOVES_PER_POOL:
             return Hold("PoolBusy", f"{MOVES_PER_POOL} other deployments are moving into or out of pool {pool}")

@@ -175,7 +175,8 @@ class _Look:
         self.out_of_reach = ""
         self.calibration, self.levels = self._learn() if self.due else (situation.calibration, {})
         beyond = bool(self.levels) and median_low(self.levels.values()) > LONGEST
-        self.state = replace(self.state, settled=self.settled, beyond_belief=beyond)
+        too_slow = self.calibration.beyond_belief(situation.now)
+        self.state = replace(self.state, settled=self.settled, beyond_belief=beyond, too_slow=too_slow)
         self.evaluation = Estimates(self.measured, situation.supplies, memory, lambda each: self.believe(each).factor())
 
     def steering(self) -> Steering:
