@@ -124,7 +124,7 @@ class Operator:
         self._taken_back: set[str] = set()
         self._changed_at = 0.0
         self._numbers = 0
-        self._slow_groups: dict[str, float] = {}
+        self._demands: dict[Layout, Demand] = {}
         self.allocation = allocation
         self.for_traffic = allocation.groups if allocation else 0
 
@@ -228,7 +228,10 @@ class Operator:
         self.world.give_back(group.layout.pool, group.nodes, demand.gpus_per_member)
 
     def _demand(self, layout: Layout) -> Demand:
-        return group_demand(self.asked.deployment, layout.allocation(1), self.world.pools[layout.pool])
+        if layout not in self._demands:
+            pool = self.world.pools[layout.pool]
+            self._demands[layout] = group_demand(self.asked.deployment, layout.allocation(1), pool)
+        return self._demands[layout]
 
     def _begin(self, move: Move, minute: int) -> None:
         spec = self.asked.spec

@@ -67,6 +67,16 @@ class Felt:
     in_flight: Floats
     sums: Floats
     saturation: float
+    curves: Floats
+    """(loads, 3 + STEP_SUMS): missed first, missed token, in flight, sums."""
+
+    def at(self, loads: Floats) -> Floats:
+        """The curves at other loads, in between by straight lines; beyond the grid as at its ends."""
+        after = np.clip(np.searchsorted(self.loads, loads), 1, len(self.loads) - 1)
+        low, high = self.loads[after - 1], self.loads[after]
+        share = np.clip((loads - low) / (high - low), 0.0, 1.0)[:, None]
+        found: Floats = self.curves[after - 1] * (1 - share) + self.curves[after] * share
+        return found
 
 
 def felt(response: Response, slowness: float, first: float, token: float) -> Felt:
@@ -85,6 +95,7 @@ def felt(response: Response, slowness: float, first: float, token: float) -> Fel
         in_flight=response.in_flight,
         sums=sums,
         saturation=response.saturation / slowness,
+        curves=np.column_stack([late, slow, response.in_flight, sums]),
     )
 
 

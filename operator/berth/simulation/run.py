@@ -174,7 +174,6 @@ class Simulation:
     def _sample(self, course: Course, minute: int) -> Sample:
         groups = list(course.operator.groups)
         routed = [group for group in groups if group.routed]
-        reading = course.operator.service.reading(minute * 60.0, groups)
         price = sum((self.world.price(group.layout.pool) or 0.0) * group.layout.gpus for group in groups)
         return Sample(
             minute,
@@ -183,5 +182,5 @@ class Simulation:
             sum(group.layout.gpus for group in groups),
             price,
             routed[0].layout.pool if routed else "",
-            reading.slow.misses if reading else 0.0,
+            course.operator.service.misses(),
         )

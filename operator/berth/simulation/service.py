@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from random import Random
 
 import numpy as np
 
@@ -42,17 +41,8 @@ class Group:
     lost_at: int | None = None
 
 
-@dataclass(frozen=True)
-class _Minute:
-    """What leaders would report of one minute."""
-
-    requests: float
-    prompt_tokens: float
-    answer_tokens: float
-    in_flight: float
-    missed_first: float
-    missed_token: float
-    steps: dict[str, Floats]
+REQUESTS, PROMPT, ANSWER, IN_FLIGHT, MISSED_FIRST, MISSED_TOKEN = range(6)
+"""Columns of what leaders would report of a minute: requests, their tokens, those in flight, those that missed."""
 
 
 @dataclass
@@ -90,9 +80,11 @@ class Service:
         self._prompt, self._answer = lengths
         self._response_of = response_of
         self._rng = np.random.default_rng(seed)
-        self._random = Random(seed)  # noqa: S311  (a simulation)
         self._felt: dict[tuple[Layout, float, float], Felt] = {}
-        self._ring: list[_Minute] = []
+        self._ring: Floats = np.zeros((0, 6))
+        """Of the last hour, a row per minute."""
+        self._steps: dict[str, Floats] = {}
+        """By group, rows as in the ring; zeros where it did not serve."""
         self._names: frozenset[str] = frozenset()
 
     def response(self, layout: Layout) -> Response:
@@ -109,7 +101,7 @@ class Service:
         scale = float(self.minutes.scale[start])
         count = stop - start
         late, slow, flight = np.zeros(count), np.zeros(count), np.zeros(count)
-        steps: list[dict[str, Floats]] = [{} for _ in range(count)]
+        steps: dict[str, Floats] = {}
         if not serving:
             late[:] = slow[:] = 1.0
             self.told.failed += float(rates.sum()) * MINUTE
@@ -119,17 +111,15 @@ class Service:
             work = response.prompt_share * prompts + (1 - response.prompt_share) * answers
             load = rates * group.share * work
             wait = self._waits(group, load, table)
-            missed = np.interp(load, table.loads, table.missed_first)
+            curves = table.at(load)
+            missed = curves[:, 0]
             if wait is not None:
                 missed = np.where(wait > 0, np.maximum(missed, np.minimum(wait / max(self._first, 1e-9), 1.0)), missed)
             late += group.share * missed
-            slow += group.share * np.interp(load, table.loads, table.missed_token)
-            busy = np.minimum(load, table.loads[-1])
-            flight += np.interp(busy, table.loads, table.in_flight) + group.backlog
-            sums = np.array([np.interp(busy, table.loads, table.sums[:, place]) for place in range(STEP_SUMS)]) * MINUTE
-            sums[1] *= 1 + 0.01 * self._rng.standard_normal(count)
-            for minute in range(count):
-                steps[minute][group.name] = sums[:, minute]
+            slow += group.share * curves[:, 1]
+            flight += curves[:, 2] + group.backlog
+            steps[group.name] = curves[:, 3:] * MINUTE
+            steps[group.name][:, 1] *= 1 + 0.01 * self._rng.standard_normal(count)
         self._record(span, rates, prompts * scale, answers, np.clip(late, 0, 1), np.clip(slow, 0, 1), flight, steps)
 
     def _shares(self, serving: Sequence[Group]) -> None:
@@ -171,7 +161,7 @@ class Service:
         late: Floats,
         slow: Floats,
         flight: Floats,
-        steps: list[dict[str, Floats]],
+        steps: dict[str, Floats],
     ) -> None:
         """Whole requests, some of which missed an objective by chance."""
         requests = np.round(rates * MINUTE).astype(np.int64)
@@ -181,81 +171,72 @@ class Service:
         told.requests += float(requests.sum())
         told.missed_first += float(missed_first.sum())
         told.missed_token += float(missed_token.sum())
-        for minute in range(len(requests)):
-            number = float(requests[minute])
-            self._ring.append(
-                _Minute(
-                    number,
-                    number * float(prompts[minute]) * self._prompt,
-                    number * float(answers[minute]) * self._answer,
-                    float(flight[minute]),
-                    float(missed_first[minute]),
-                    float(missed_token[minute]),
-                    steps[minute],
-                )
-            )
-            at = span.start + minute
-            if at % 60 == 0 or not told.hours:
-                told.hours.append((0.0, 0.0, 0.0))
-            before = told.hours[-1]
-            told.hours[-1] = (
-                before[0] + number,
-                before[1] + float(missed_first[minute]),
-                before[2] + float(missed_token[minute]),
-            )
-        del self._ring[:-SLOW_BATCHES]
+        sent = requests.astype(float)
+        tokens = sent * prompts * self._prompt, sent * answers * self._answer
+        rows = np.column_stack([sent, *tokens, flight, missed_first, missed_token])
+        for name in self._steps.keys() | steps.keys():
+            before = self._steps.get(name, np.zeros((len(self._ring), STEP_SUMS)))
+            after = steps.get(name, np.zeros((len(rows), STEP_SUMS)))
+            self._steps[name] = np.concatenate([before, after])[-SLOW_BATCHES:]
+        self._steps = {name: found for name, found in self._steps.items() if found[:, 0].any()}
+        self._ring = np.concatenate([self._ring, rows])[-SLOW_BATCHES:]
+        self._hours(span.start, rows[:, [REQUESTS, MISSED_FIRST, MISSED_TOKEN]])
+
+    def _hours(self, start: int, rows: Floats) -> None:
+        """Adds minutes from `start` on to the hours they belong to."""
+        hours = self.told.hours
+        begins = [0, *range(60 - start % 60, len(rows), 60)]
+        parts = np.add.reduceat(rows, begins, axis=0)
+        if start % 60 and hours:
+            parts[0] += hours.pop()
+        hours += map(tuple, parts.tolist())
 
     def forget_windows(self) -> None:
         """What was measured before a cut-over says nothing about what came after."""
-        self._ring.clear()
+        self._ring, self._steps = self._ring[:0], {}
 
     # --- measuring ----------------------------------------------------------------------------------------------------
     def reading(self, now: float, groups: Sequence[Group], trial: Sequence[Group] = ()) -> Reading | None:
         """As the operator would have it from the leaders' pages; None before the first minute. `trial` are the groups
         that a move under way has brought."""
-        if not self._ring:
+        if not len(self._ring):
             return None
         names = {group.name for group in groups if group.routed and group not in trial}
-        moments: dict[str, StepMoments] = {}
-        for name in names:
-            rows = [minute.steps[name] for minute in self._ring if name in minute.steps]
-            if rows:
-                moments[name] = _moments(np.array(rows))
-        recent = self._ring[-FAST_BATCHES:]
+        mine = {name: rows for name, rows in self._steps.items() if name in names}
+        tried = [self._steps[group.name] for group in trial if group.name in self._steps]
         return Reading(
             now,
-            self._span(recent, self._ring),
-            self._span(self._ring, self._ring),
-            moments,
-            _of_groups(recent, names),
-            _of_groups(self._ring, {group.name for group in trial}),
+            self._span(self._ring[-FAST_BATCHES:]),
+            self._span(self._ring),
+            {name: _moments(rows) for name, rows in mine.items()},
+            _moments(np.concatenate([rows[-FAST_BATCHES:] for rows in mine.values()])) if mine else StepMoments(),
+            _moments(np.concatenate(tried)) if tried else StepMoments(),
         )
 
-    def _span(self, window: Sequence[_Minute], slow: Sequence[_Minute]) -> Span:
+    def misses(self) -> float:
+        """Share of the last hour's requests that missed an objective; the worse of the two."""
+        sums = self._ring.sum(axis=0)
+        return float(max(sums[MISSED_FIRST], sums[MISSED_TOKEN]) / max(sums[REQUESTS], 1.0))
+
+    def _span(self, window: Floats) -> Span:
+        """Of a window; how much its requests are worth is known from the whole hour."""
         seconds = len(window) * MINUTE
-        requests = sum(minute.requests for minute in window)
+        sums = window.sum(axis=0)
+        requests = float(sums[REQUESTS])
         several = max(requests, 1.0)
-        shares = []
-        for name in ("missed_first", "missed_token"):
-            missed = sum(getattr(minute, name) for minute in window)
-            counts = np.array([minute.requests for minute in slow])
-            misses = np.array([getattr(minute, name) for minute in slow])
-            shares.append((missed / several, requests / _design_effect(counts, misses)))
-        misses_share, effective = max(shares)
+        misses, effective = max(
+            (float(sums[missed]) / several, requests / _design_effect(self._ring[:, REQUESTS], self._ring[:, missed]))
+            for missed in (MISSED_FIRST, MISSED_TOKEN)
+        )
         return Span(
             seconds=seconds,
             requests_per_second=requests / seconds,
-            in_flight=sum(minute.in_flight for minute in window) / len(window),
-            input_tokens=sum(minute.prompt_tokens for minute in window) / several if requests else None,
-            output_tokens=sum(minute.answer_tokens for minute in window) / several if requests else None,
-            misses=misses_share,
+            in_flight=float(sums[IN_FLIGHT]) / len(window),
+            input_tokens=float(sums[PROMPT]) / several if requests else None,
+            output_tokens=float(sums[ANSWER]) / several if requests else None,
+            misses=misses,
             effective=effective,
         )
-
-
-def _of_groups(minutes: Sequence[_Minute], names: set[str]) -> StepMoments:
-    rows = [minute.steps[name] for minute in minutes for name in names if name in minute.steps]
-    return _moments(np.array(rows)) if rows else StepMoments()
 
 
 def _moments(rows: Floats) -> StepMoments:
@@ -265,7 +246,7 @@ def _moments(rows: Floats) -> StepMoments:
     if not len(kept):
         return StepMoments()
     products = (kept / kept[:, :1]).T @ kept
-    return StepMoments(len(kept), tuple(tuple(float(x) for x in row) for row in products))
+    return StepMoments(len(kept), tuple(map(tuple, products.tolist())))
 
 
 def _design_effect(counts: Floats, misses: Floats) -> float:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
+import numpy as np
+
 from berth.api.placement import Allocation
 from berth.core.calibration.residuals import OperatingPoint, Predict, prediction
 from berth.core.measurement.samples import StepMoments
@@ -46,8 +48,12 @@ class Setup:
         return 0.5 * self.throughput(16)
 
     def throughput(self, in_flight: int) -> float:
-        step = self.predict(PROMPT)(in_flight, in_flight * (PROMPT + ANSWER / 2), in_flight * PROMPT / ANSWER)
+        step = self.seconds(PROMPT, in_flight, in_flight * (PROMPT + ANSWER / 2), in_flight * PROMPT / ANSWER)
         return in_flight / (ANSWER * step)
+
+    def seconds(self, prompt: float, decodes: float, context: float, prefill: float) -> float:
+        """Of a mean iteration, as the model believes."""
+        return float(self.predict(prompt)(np.array([[decodes, context, prefill]]))[0])
 
     def predict(self, prompt: float) -> Predict:
         return prediction(self.engine, prompt)

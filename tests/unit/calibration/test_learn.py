@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from berth.api.status import Calibration as Entry
 from berth.core.calibration.learn import MOST_PLACES, TOLERANCE, Calibration, made_with, recalled, stored, worth_writing
-from berth.core.calibration.residuals import LARGEST, OperatingPoint, level
+from berth.core.calibration.residuals import LARGEST, Floats, OperatingPoint, level
 from berth.core.calibration.shrink import Level, Place, believe
 from berth.core.measurement.samples import StepMoments
 from tests.unit.placement.cases import BF16, deployment
@@ -120,8 +121,8 @@ def test_two_pools_that_disagree_leave_the_model_its_mean() -> None:
 
 
 # --- from steps -------------------------------------------------------------------------------------------------------
-def predicted(decodes: float, context: float, prefill: float) -> float:
-    return 0.01 + 1e-4 * decodes + 1e-8 * context + 2e-5 * prefill
+def predicted(iterations: Floats) -> Floats:
+    return np.asarray(0.01 + iterations @ np.array([1e-4, 1e-8, 2e-5]))
 
 
 POINT = OperatingPoint.of(8, 1000, 200)
@@ -133,7 +134,8 @@ def moments(slope: float, factor: float, count: int = 60) -> StepMoments:
     for number in range(count):
         decodes = 4 + 16 * (number % 10) / 9
         context, prefill = decodes * 1100, decodes * 5
-        seconds = factor * (predicted(decodes, context, prefill) + slope * (decodes - 8))
+        usual = float(predicted(np.array([decodes, context, prefill])))
+        seconds = factor * (usual + slope * (decodes - 8))
         total += StepMoments.of(500, 500 * decodes, 500 * context, 500 * prefill, 500 * seconds)
     return total
 

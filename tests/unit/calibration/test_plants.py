@@ -45,7 +45,7 @@ class Drawn:
         moments = serve(self.setup, self.hidden, self.rate * rate, seed=1000 * self.number + 7)
         assert moments.means is not None
         decodes, context, prefill, seconds = moments.means
-        return math.log(seconds / self.setup.predict(PROMPT)(decodes, context, prefill))
+        return math.log(seconds / self.setup.seconds(PROMPT, decodes, context, prefill))
 
 
 @cache

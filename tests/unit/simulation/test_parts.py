@@ -59,6 +59,14 @@ def test_more_load_and_slower_steps_never_help(response: Response) -> None:
         assert np.interp(load, slow.loads, slow.missed_token) >= np.interp(load, fast.loads, fast.missed_token)
 
 
+def test_between_loads_everything_is_on_straight_lines_and_beyond_them_as_at_the_ends(response: Response) -> None:
+    table = felt(response, 1.1, 0.5, 0.02)
+    loads = np.array([0.0, *table.loads, *(0.3 * table.loads[:-1] + 0.7 * table.loads[1:]), 2 * table.saturation])
+    found = table.at(loads)
+    curves = [table.missed_first, table.missed_token, table.in_flight, *table.sums.T]
+    assert np.allclose(found.T, [np.interp(loads, table.loads, curve) for curve in curves])
+
+
 @pytest.mark.parametrize("slowness", [0.8, 1.25])
 def test_a_slow_engine_is_what_the_plant_says_of_one(response: Response, slowness: float) -> None:
     """Nothing is run again for another slowness; the plant itself agrees with what follows from the law of time."""

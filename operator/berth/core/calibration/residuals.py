@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from berth.core.measurement.samples import StepMoments
 from berth.estimator.engine_model import EngineModel
 
-Predict = Callable[[float, float, float], float]
-"""Seconds of a mean iteration by requests decoding, context tokens, prompt tokens."""
+Floats = npt.NDArray[np.float64]
+Predict = Callable[[Floats], Floats]
+"""Seconds of mean iterations, each a row of requests decoding, context tokens, prompt tokens."""
 
 FEWEST_STEPS: Final = 200.0
 """Iterations below which a group says nothing."""
@@ -52,11 +54,14 @@ def prediction(engine: EngineModel, prompt: float) -> Predict:
     """
     usual = max(min(prompt, engine.max_num_tokens), 1.0)
 
-    def seconds(decodes: float, context: float, prefill: float) -> float:
-        chunk = max(usual, prefill)
-        arguments = (np.full(2, decodes), np.full(2, context), np.array([0.0, chunk]), np.array([0.0, chunk**2 / 2]))
-        plain, mixed = np.asarray(engine.step(*arguments)).tolist()
-        return float(plain + prefill / chunk * (mixed - plain))
+    def seconds(iterations: Floats) -> Floats:
+        decodes, context, prefill = iterations.T
+        chunk = np.maximum(usual, prefill)
+        tokens = np.concatenate([np.zeros(len(chunk)), chunk])
+        found = engine.step(np.tile(decodes, 2), np.tile(context, 2), tokens, tokens**2 / 2)
+        plain, mixed = np.split(np.asarray(found), 2)
+        result: Floats = plain + prefill / chunk * (mixed - plain)
+        return result
 
     return seconds
 
@@ -66,10 +71,14 @@ def level(moments: StepMoments, predict: Predict, at: OperatingPoint) -> float |
     means = moments.means
     if means is None or moments.steps < FEWEST_STEPS or not 0 < means[3] < math.inf:
         return None
-    decodes, context, prefill, seconds = means
-    expected = predict(decodes, context, prefill)
+    *point, seconds = means
+    here = np.array(point)
+    more = np.maximum(0.05 * here, 0.5)
+    asked = [here, *(here + np.diag(more)), (at.decodes, at.context, at.prefill)]
+    expected, *around, predicted = predict(np.array(asked)).tolist()
+    rises = (np.array(around) - expected) / more
     ratio = seconds / expected
-    shape = ratio * _linear(predict, (decodes, context, prefill))
+    shape = ratio * np.array([expected - float(rises @ here), *rises])  # the plane that touches the prediction
     products = np.array(moments.products)
     measured, target = products[:4, :4], products[:4, 4]
     noise = _noise(products, shape, moments)
@@ -77,25 +86,12 @@ def level(moments: StepMoments, predict: Predict, at: OperatingPoint) -> float |
     prior = np.diag(1 / spread**2)
     slopes = np.linalg.solve(measured / noise + prior, target / noise + prior @ shape)
     there = float(slopes @ np.array([1.0, at.decodes, at.context, at.prefill]))
-    predicted = predict(at.decodes, at.context, at.prefill)
     # Far from what was measured a line may end anywhere; it never says more than twice what the mean says.
     found = min(max(there / predicted, ratio / 2), ratio * 2)
     return min(max(math.log(found), -LARGEST), LARGEST)
 
 
-def _linear(predict: Predict, point: tuple[float, float, float]) -> np.ndarray:
-    """(intercept, slopes) of the prediction around a point."""
-    here = predict(*point)
-    slopes = []
-    for place, value in enumerate(point):
-        step = max(0.05 * value, 0.5)
-        moved = [*point]
-        moved[place] += step
-        slopes.append((predict(*moved) - here) / step)
-    return np.array([here - sum(s * x for s, x in zip(slopes, point, strict=True)), *slopes])
-
-
-def _noise(products: np.ndarray, shape: np.ndarray, moments: StepMoments) -> float:
+def _noise(products: Floats, shape: Floats, moments: StepMoments) -> float:
     """Variance of an observation of one iteration's weight around the predicted shape."""
     line = np.array([*(-shape), 1.0])
     squares = float(line @ products @ line)
