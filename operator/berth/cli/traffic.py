@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,6 +90,13 @@ def spec_of(found: TrafficProfile) -> dict[str, Any]:
 
 def rows(path: Path) -> Iterator[tuple[float, int, int]]:
     """Seconds, prompt tokens, answer tokens of each row; `ValueError` names line and field of a bad one."""
+    try:
+        yield from _rows(path)
+    except (UnicodeDecodeError, csv.Error, EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path}: is no CSV file, plain or in gzip ({error}): give another one") from None
+
+
+def _rows(path: Path) -> Iterator[tuple[float, int, int]]:
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8", newline="") as lines:
         reader = csv.DictReader(lines)

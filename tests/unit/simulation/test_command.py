@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -138,4 +139,38 @@ def test_what_is_missing_is_named(tmp_path: Path, documents: Any, words: str) ->
             del each["spec"]["traffic"]
     result = run(tmp_path, "--days", "0.1", documents=documents)
     assert result.exit_code == 1
+    assert words in result.output
+
+
+HEADER = b"TIMESTAMP,ContextTokens,GeneratedTokens\n"
+ROW = b"2023-11-16 18:15:46.68,100,20\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("empty.csv", b"", "line 1: column TIMESTAMP is missing"),
+        ("other.csv", b"a,b\n1,2\n", "name the columns TIMESTAMP,ContextTokens,GeneratedTokens"),
+        ("one.csv", HEADER + ROW, "holds 1 requests: at least two are needed"),
+        (
+            "nan.csv",
+            HEADER + ROW + b"2023-11-16 18:15:47,nan,20\n",
+            "line 3: ContextTokens 'nan' must be a whole number",
+        ),
+        ("never.csv", HEADER + b"nan,100,20\n" + ROW, "line 2: TIMESTAMP 'nan' is not a time"),
+        ("short.csv", HEADER + ROW + b"2023-11-16 18:15:47,100\n", "line 3: GeneratedTokens '' must be"),
+        ("noise.csv", bytes(range(256)), "is no CSV file, plain or in gzip"),
+        ("noise.csv.gz", bytes(range(256)), "is no CSV file, plain or in gzip"),
+        ("cut.csv.gz", gzip.compress(HEADER + ROW * 99)[:40], "is no CSV file, plain or in gzip"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_named_with_the_place_and_the_cure(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    trace = tmp_path / name
+    trace.write_bytes(content)
+    result = run(tmp_path, "--days", "0.1", "--trace", str(trace))
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == 1
+    assert str(trace) in result.output
     assert words in result.output
