@@ -431,7 +431,8 @@ def _beyond(alone: Latency, objectives: Objectives) -> str:
     else:
         name, reached, wanted = "TPOT", alone.tpot_p95, objectives.time_per_output_token
     verb = "misses" if reached > wanted else "nearly misses"
-    words = f"one request alone {verb} the objective, {name} p95 {format_duration(wanted)}, with {reached:.2g} s"
+    words = f"one request alone {verb} the objective, {name} p95 {format_duration(wanted)}"
+    words += f", with {format_duration(reached)}" if reached < math.inf else ""
     return f"{words}: more groups do not help; relax objectives.{bound}.p95, or let it run elsewhere"
 
 
