@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from berth.api.crd import Resource, manifest
-from tests.support.bad_objects import BASES, Manifest
+from tests.support.samples import BASES, Manifest
 
 Schema = Mapping[str, Any]
 

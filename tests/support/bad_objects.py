@@ -6,90 +6,21 @@ of ours. Bounds that are OpenAPI keywords have words of the API server's own.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import yaml
-
-Manifest = dict[str, Any]
-SAMPLES = Path(__file__).parents[2] / "manifests/samples"
-REMOVED = object()
-"""As a value in `edit`: the field is removed."""
-
-
-def samples() -> dict[str, Manifest]:
-    """All objects of Berth's kinds in manifests/samples, by `file/kind/name`."""
-    found = {}
-    for path in sorted(SAMPLES.glob("*.yaml")):
-        for manifest in yaml.safe_load_all(path.read_text()):
-            if manifest["apiVersion"].startswith("berth.dev/"):
-                found[f"{path.stem}/{manifest['kind']}/{manifest['metadata']['name']}"] = manifest
-    return found
-
-
-def edit(manifest: Manifest, changes: Mapping[str, Any]) -> Manifest:
-    """A copy with values set at dotted paths; numbers are list indices, missing objects are made."""
-    edited = copy.deepcopy(manifest)
-    for path, value in changes.items():
-        node: Any = edited
-        *parents, last = path.split(".")
-        for part in parents:
-            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
-        if value is REMOVED:
-            del node[last]
-        else:
-            node[int(last) if isinstance(node, list) else last] = copy.deepcopy(value)
-    return edited
-
-
-_BASE = "fixed-placement/LLMDeployment/llama-70b"
-
-
-@dataclass(frozen=True)
-class Bad:
-    """One object that must be refused."""
-
-    name: str
-    changes: Mapping[str, Any]
-    field: str
-    words: str = ""
-    base: str = _BASE
-
-    @property
-    def manifest(self) -> Manifest:
-        return edit(BASES[self.base], self.changes)
-
-
-REPLICA_GROUP: Manifest = {
-    "apiVersion": "berth.dev/v1alpha1",
-    "kind": "ReplicaGroup",
-    "metadata": {"name": "llama-70b-1a2b3-g0-1"},
-    "spec": {
-        "group": "g0",
-        "incarnation": 1,
-        "allocation": {
-            "pool": "h100",
-            "variant": "bf16",
-            "tensorParallel": 8,
-            "pipelineParallel": 2,
-            "precision": "bf16",
-            "kvPrecision": "fp8",
-        },
-        "members": 2,
-        "plannedNodes": ["h100-node-1", "h100-node-2"],
-        "templateHash": "5f2c8a",
-    },
-}
-BASES: dict[str, Manifest] = {**samples(), "ReplicaGroup": REPLICA_GROUP}
+from tests.support.bad_values import (
+    BASE,
+    FIXED,
+    TRAFFIC,
+    VARIANT,
+    Bad,
+    bracketed,
+    environment,
+    metadata,
+    numbers,
+    paths,
+)
+from tests.support.samples import REMOVED
 
 _MODEL = "spec.model"
-_VARIANT = "spec.model.variants.0"
-_PATH = f"{_VARIANT}.source.persistentVolumeClaim.path"
-_FIXED = "spec.placement.fixed.allocations.0"
-_TRAFFIC = "spec.traffic"
 _ARCHITECTURE = "spec.model.architecture"
 _SIZES = {
     "hidden_size": 4096,
@@ -102,178 +33,6 @@ _SIZES = {
 }
 AUTO = "llama-70b/LLMDeployment/llama-70b"
 POOL = "pools/GPUPool/h100"
-
-
-def _paths() -> list[Bad]:
-    hostile = {
-        "parent": "../../etc",
-        "inner parent": "models/../../etc/passwd",
-        "trailing parent": "models/..",
-        "absolute": "/etc/passwd",
-        "file url": "file:///etc/passwd",
-        "http url": "http://169.254.169.254/latest",
-        "substitution": "models;$(id)",
-        "backticks": "models/`id`",
-        "NUL": "models\0/x",
-        "newline": "models\nx",
-        "trailing newline": "models\n",
-        "blank": "models /x",
-        "backslash": "models\\x",
-        "homoglyph": "mod\u0435ls",
-        "full-width dots": "\uff0e\uff0e/etc",
-        "double slash": "models//x",
-        "trailing slash": "models/",
-        "hidden": ".ssh/id_rsa",
-        "dot": ".",
-        "tilde": "~/models",
-        "dash option": "-rf",
-    }
-    field = "spec.model.variants[0].source.persistentVolumeClaim.path"
-    refused = [
-        Bad(f"model path: {name}", {_PATH: path}, field, "must be a relative path") for name, path in hostile.items()
-    ]
-    return [
-        *refused,
-        Bad("model path: 4 KiB", {_PATH: "a/" * 2048 + "a"}, field),
-        Bad("model path: empty", {_PATH: ""}, field),
-    ]
-
-
-def _environment() -> list[Bad]:
-    reserved = (
-        "CUDA_VISIBLE_DEVICES",
-        "NVIDIA_VISIBLE_DEVICES",
-        "LD_PRELOAD",
-        "LD_LIBRARY_PATH",
-        "PMIX_RANK",
-        "OMPI_COMM_WORLD_SIZE",
-        "BERTH_GROUP",
-        "HF_TOKEN",
-        "PYTHONPATH",
-        "PATH",
-        "KUBERNETES_SERVICE_HOST",
-    )
-    refused = [
-        Bad(f"env: {name}", {"spec.pod.env": [{"name": name, "value": "x"}]}, "spec.pod.env[0].name", "is reserved")
-        for name in reserved
-    ]
-    malformed = [
-        Bad(f"env: {name!r}", {"spec.pod.env": [{"name": name, "value": "x"}]}, "spec.pod.env[0].name", "variable name")
-        for name in ("A-B", "1A", "A=B", "A B", "A\n")
-    ]
-    return [
-        *refused,
-        *malformed,
-        Bad("env: empty name", {"spec.pod.env": [{"name": "", "value": "x"}]}, "spec.pod.env[0].name"),
-        Bad("env: NUL", {"spec.pod.env": [{"name": "A", "value": "x\0y"}]}, "spec.pod.env[0].value", "NUL"),
-        Bad("env: huge value", {"spec.pod.env": [{"name": "A", "value": "x" * 4097}]}, "spec.pod.env[0].value"),
-        Bad("env: twice", {"spec.pod.env": [{"name": "A"}, {"name": "A"}]}, "spec.pod.env"),
-        Bad("env: too many", {"spec.pod.env": [{"name": f"A{i}"} for i in range(65)]}, "spec.pod.env"),
-    ]
-
-
-def _metadata() -> list[Bad]:
-    keys = (
-        "berth.dev/serving",
-        "x.berth.dev/serving",
-        "app.kubernetes.io/managed-by",
-        "kubernetes.io/hostname",
-        "pod-security.kubernetes.io/enforce",
-        "scheduling.k8s.io/x",
-    )
-    return [
-        *(Bad(f"label: {key}", {"spec.pod.labels": {key: "x"}}, "spec.pod.labels", "reserved") for key in keys),
-        *(
-            Bad(f"annotation: {k}", {"spec.pod.annotations": {k: "x"}}, "spec.pod.annotations", "reserved")
-            for k in keys
-        ),
-        Bad("label: bad key", {"spec.pod.labels": {"a b": "x"}}, "spec.pod.labels", "example.com/team"),
-        Bad("label: two slashes", {"spec.pod.labels": {"a/b/c": "x"}}, "spec.pod.labels", "example.com/team"),
-        Bad("label: bad value", {"spec.pod.labels": {"team": "a b"}}, "spec.pod.labels", "must be a label value"),
-        Bad("label: long value", {"spec.pod.labels": {"team": "a" * 64}}, "spec.pod.labels"),
-        Bad("annotation: long value", {"spec.pod.annotations": {"a": "a" * 4097}}, "spec.pod.annotations"),
-        Bad("annotation: too many", {"spec.pod.annotations": {f"a{i}": "" for i in range(33)}}, "spec.pod.annotations"),
-    ]
-
-
-def _numbers() -> list[Bad]:
-    """Zero, negative, huge, fractional and no numbers at all, wherever there is one."""
-    integers = {
-        "spec.replicas": (0, -1, 1_000_001),
-        "spec.scaling.min": (0, -1, 10**9),
-        "spec.scaling.max": (0, -5, 10**9),
-        "spec.replicaGroups.minAvailable": (-1, 10**6),
-        "spec.replicaGroups.recovery.maxFailures": (0, -1, 10**6),
-        "spec.placement.moves.maxPerDay": (0, -1, 1000),
-        "spec.update.maxUnavailable": (-1, 10**6),
-        "spec.objectives.limits.gpus": (0, -1, 10**9),
-        f"{_FIXED}.tensorParallel": (0, -2, 128, 2**40),
-        f"{_FIXED}.pipelineParallel": (0, -2, 128),
-        f"{_FIXED}.groups": (0, -1, 10**6),
-        f"{_FIXED}.maxBatchSize": (0, -1, 10**9),
-        f"{_FIXED}.maxNumTokens": (0, -1, 10**9),
-        f"{_TRAFFIC}.inputTokens.mean": (0, -1, 10**12),
-        f"{_TRAFFIC}.inputTokens.p99": (0, -1, 10**12),
-        f"{_TRAFFIC}.outputTokens.maxRequested": (0, -1, 10**12),
-    }
-    quantities = {
-        f"{_TRAFFIC}.requestsPerSecond": (
-            0,
-            "0",
-            "-1",
-            -1,
-            "1e3",
-            "NaN",
-            "Inf",
-            "",
-            "1000000",
-            10**9,
-            "1,5",
-            " 1",
-            "1\n",
-        ),
-        f"{_TRAFFIC}.peakToMean": (0, "0.99", "101", "NaN"),
-        f"{_TRAFFIC}.peakInputToMean": ("0.09", "11", "NaN"),
-        f"{_TRAFFIC}.peakOutputToMean": ("0.09", 11, "NaN"),
-        f"{_TRAFFIC}.cachedInputFraction": ("-0.1", "1", 1, "NaN"),
-        "spec.objectives.availability": ("0", "1", 1, "1.5", "0.49", "99.95%", "NaN"),
-        "spec.objectives.limits.costPerHour": (0, "-40", "1e9", "free"),
-        "spec.placement.moves.minimumGain": ("0", "1.01", "-0.1", "15%"),
-    }
-    durations = {
-        "spec.objectives.timeToFirstToken.p95": ("0s", "-1s", "1500", "1 s", "2h", "NaN", "", "1d"),
-        "spec.objectives.timePerOutputToken.p95": ("0ms", "2m", "50", "50MS"),
-        "spec.replicaGroups.drainTimeout": ("0s", "25h", "5min", "-5m"),
-        "spec.replicaGroups.recovery.window": ("30s", "8d", "999999999h"),
-        "spec.replicaGroups.recovery.initialBackoff": ("0s", "2h"),
-        "spec.placement.moves.payBackWithin": ("1m", "10000h"),
-        "spec.placement.moves.cooldown": ("1s", "10000h"),
-        "spec.update.deadline": ("1s", "25h"),
-    }
-    return [
-        *(
-            Bad(f"{path}: {value}", {path: value}, _bracketed(path))
-            for path, values in integers.items()
-            for value in values
-        ),
-        *(
-            Bad(f"{path}: {value!r}", {path: value}, path, "must be a decimal number, ")
-            for path, values in quantities.items()
-            for value in values
-        ),
-        *(
-            Bad(f"{path}: {value!r}", {path: value}, path, "must be a duration from ")
-            for path, values in durations.items()
-            for value in values
-        ),
-        *(Bad(f"no float: {path}", {path: 1.5}, _bracketed(path)) for path in (*integers, *quantities)),
-    ]
-
-
-def _bracketed(path: str) -> str:
-    return path.replace(".0.", "[0].")
-
-
 _NAME_WORDS = "at most 40 lower case letters"
 
 BAD_OBJECTS: list[Bad] = [
@@ -288,42 +47,42 @@ BAD_OBJECTS: list[Bad] = [
     Bad("model: no variants", {f"{_MODEL}.variants": []}, "spec.model.variants"),
     Bad("model: variants missing", {f"{_MODEL}.variants": REMOVED}, "spec.model.variants"),
     Bad("variant: same name twice", {f"{_MODEL}.variants.1.name": "fp8"}, "spec.model.variants"),
-    Bad("variant: unknown precision", {f"{_VARIANT}.precision": "fp7"}, "spec.model.variants[0].precision", "bf16"),
-    Bad("variant: int4 KV cache", {f"{_VARIANT}.kvPrecision": "int4-awq"}, "spec.model.variants[0].kvPrecision", "fp8"),
-    Bad("variant: no source", {f"{_VARIANT}.source": {}}, "spec.model.variants[0].source", "exactly one of"),
+    Bad("variant: unknown precision", {f"{VARIANT}.precision": "fp7"}, "spec.model.variants[0].precision", "bf16"),
+    Bad("variant: int4 KV cache", {f"{VARIANT}.kvPrecision": "int4-awq"}, "spec.model.variants[0].kvPrecision", "fp8"),
+    Bad("variant: no source", {f"{VARIANT}.source": {}}, "spec.model.variants[0].source", "exactly one of"),
     Bad(
         "variant: two sources",
-        {f"{_VARIANT}.source.huggingFace": {"repository": "a/b"}},
+        {f"{VARIANT}.source.huggingFace": {"repository": "a/b"}},
         "spec.model.variants[0].source",
         "exactly one of",
     ),
-    Bad("variant: no GPUs", {f"{_VARIANT}.gpus": []}, "spec.model.variants[0].gpus"),
-    Bad("variant: GPU twice", {f"{_VARIANT}.gpus": ["H100-SXM-80"] * 2}, "spec.model.variants[0].gpus"),
+    Bad("variant: no GPUs", {f"{VARIANT}.gpus": []}, "spec.model.variants[0].gpus"),
+    Bad("variant: GPU twice", {f"{VARIANT}.gpus": ["H100-SXM-80"] * 2}, "spec.model.variants[0].gpus"),
     Bad(
         "variant: engines without layout",
-        {f"{_VARIANT}.backend": "tensorrt", f"{_VARIANT}.gpus": ["H100-SXM-80"]},
+        {f"{VARIANT}.backend": "tensorrt", f"{VARIANT}.gpus": ["H100-SXM-80"]},
         "spec.model.variants[0]",
         "give gpus, tensorParallel and pipelineParallel",
     ),
     Bad(
         "hugging face: URL",
-        {f"{_VARIANT}.source": {"huggingFace": {"repository": "https://huggingface.co/a/b"}}},
+        {f"{VARIANT}.source": {"huggingFace": {"repository": "https://huggingface.co/a/b"}}},
         "spec.model.variants[0].source.huggingFace.repository",
         "give owner/name",
     ),
     Bad(
         "hugging face: parent folder as revision",
-        {f"{_VARIANT}.source": {"huggingFace": {"repository": "a/b", "revision": "../x"}}},
+        {f"{VARIANT}.source": {"huggingFace": {"repository": "a/b", "revision": "../x"}}},
         "spec.model.variants[0].source.huggingFace.revision",
         "commit, tag or branch",
     ),
     Bad(
         "claim: not a name",
-        {f"{_VARIANT}.source.persistentVolumeClaim.claimName": "Models_1"},
+        {f"{VARIANT}.source.persistentVolumeClaim.claimName": "Models_1"},
         "spec.model.variants[0].source.persistentVolumeClaim.claimName",
         "must be a Kubernetes name",
     ),
-    *_paths(),
+    *paths(),
     # --- architecture
     *(
         Bad(f"architecture: no {key}", {_ARCHITECTURE: {**_SIZES}, f"{_ARCHITECTURE}.{key}": REMOVED}, _ARCHITECTURE)
@@ -372,20 +131,20 @@ BAD_OBJECTS: list[Bad] = [
         "mean the same",
     ),
     # --- traffic and objectives
-    Bad("traffic: missing in Auto", {_TRAFFIC: REMOVED}, "spec", "traffic is required unless", base=AUTO),
-    Bad("traffic: open without rate", {f"{_TRAFFIC}.requestsPerSecond": REMOVED}, _TRAFFIC, "arrival Open needs"),
-    Bad("traffic: open with concurrency", {f"{_TRAFFIC}.concurrency": 8}, _TRAFFIC, "arrival Open needs"),
-    Bad("traffic: closed with rate", {f"{_TRAFFIC}.arrival": "Closed"}, _TRAFFIC, "arrival Closed needs"),
-    Bad("traffic: unknown arrival", {f"{_TRAFFIC}.arrival": "Poisson"}, "spec.traffic.arrival", "Open"),
+    Bad("traffic: missing in Auto", {TRAFFIC: REMOVED}, "spec", "traffic is required unless", base=AUTO),
+    Bad("traffic: open without rate", {f"{TRAFFIC}.requestsPerSecond": REMOVED}, TRAFFIC, "arrival Open needs"),
+    Bad("traffic: open with concurrency", {f"{TRAFFIC}.concurrency": 8}, TRAFFIC, "arrival Open needs"),
+    Bad("traffic: closed with rate", {f"{TRAFFIC}.arrival": "Closed"}, TRAFFIC, "arrival Closed needs"),
+    Bad("traffic: unknown arrival", {f"{TRAFFIC}.arrival": "Poisson"}, "spec.traffic.arrival", "Open"),
     Bad(
         "traffic: mean above p95",
-        {f"{_TRAFFIC}.inputTokens": {"mean": 100, "p95": 50, "max": 200}},
+        {f"{TRAFFIC}.inputTokens": {"mean": 100, "p95": 50, "max": 200}},
         "spec.traffic.inputTokens",
         "mean must not be above p95",
     ),
     Bad(
         "traffic: p95 above maxRequested",
-        {f"{_TRAFFIC}.outputTokens": {"mean": 100, "p95": 500, "maxRequested": 200}},
+        {f"{TRAFFIC}.outputTokens": {"mean": 100, "p95": 500, "maxRequested": 200}},
         "spec.traffic.outputTokens",
         "nor p95 above maxRequested",
     ),
@@ -421,25 +180,25 @@ BAD_OBJECTS: list[Bad] = [
         {"spec.placement.fixed.allocations": [{"pool": "h100", "variant": "fp8"}, {"pool": "a100", "variant": "bf16"}]},
         "spec.placement.fixed.allocations",
     ),
-    Bad("placement: unknown variant", {f"{_FIXED}.variant": "fp4"}, "spec", "must name a variant of model.variants"),
-    Bad("placement: pool not a name", {f"{_FIXED}.pool": "H100!"}, _bracketed(f"{_FIXED}.pool"), "lower case letters"),
+    Bad("placement: unknown variant", {f"{FIXED}.variant": "fp4"}, "spec", "must name a variant of model.variants"),
+    Bad("placement: pool not a name", {f"{FIXED}.pool": "H100!"}, bracketed(f"{FIXED}.pool"), "lower case letters"),
     Bad("placement: pool not listed", {"spec.placement.pools": ["a100-40"]}, "spec.placement", "add the pool"),
     Bad("placement: pool twice", {"spec.placement.pools": ["h100", "h100"]}, "spec.placement.pools"),
     Bad(
         "placement: 2048 GPUs per copy",
-        {f"{_FIXED}.tensorParallel": 64, f"{_FIXED}.pipelineParallel": 32},
+        {f"{FIXED}.tensorParallel": 64, f"{FIXED}.pipelineParallel": 32},
         "spec.placement.fixed.allocations[0]",
         "must be at most 256 GPUs",
     ),
     Bad(
         "placement: tokens below batch",
-        {f"{_FIXED}.maxBatchSize": 64, f"{_FIXED}.maxNumTokens": 32},
+        {f"{FIXED}.maxBatchSize": 64, f"{FIXED}.maxNumTokens": 32},
         "spec.placement.fixed.allocations[0]",
         "maxNumTokens must not be below maxBatchSize",
     ),
     Bad(
         "placement: not the variant's layout",
-        {f"{_VARIANT}.tensorParallel": 4},
+        {f"{VARIANT}.tensorParallel": 4},
         "spec",
         "must be those of the variant",
     ),
@@ -468,8 +227,8 @@ BAD_OBJECTS: list[Bad] = [
     Bad("image: empty", {"spec.engine.image": ""}, "spec.engine.image"),
     Bad("pause: unknown", {"spec.pause": "Forever"}, "spec.pause", "Changes"),
     # --- pod
-    *_environment(),
-    *_metadata(),
+    *environment(),
+    *metadata(),
     *(
         Bad(
             f"resources: {name}",
@@ -507,7 +266,7 @@ BAD_OBJECTS: list[Bad] = [
             "key of a taint",
             base,
         )
-        for where, at, base in (("tolerations", "spec.pod.", _BASE), ("pool", "spec.", POOL))
+        for where, at, base in (("tolerations", "spec.pod.", BASE), ("pool", "spec.", POOL))
         for key in ("a b", "a/b/c", "/a", "a/", "-a", "a" * 64, "Example.com/a", "$(id)", "a\n")
     ),
     Bad(
@@ -520,7 +279,7 @@ BAD_OBJECTS: list[Bad] = [
         "scheduler: not a name", {"spec.pod.schedulerName": "My Scheduler"}, "spec.pod.schedulerName", "Kubernetes name"
     ),
     # --- numbers
-    *_numbers(),
+    *numbers(),
     # --- types
     *(
         Bad(f"type: {path}", {path: value}, path)

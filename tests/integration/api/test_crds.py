@@ -15,8 +15,10 @@ from berth.api.common import parse
 from berth.api.crd import RESOURCES, Resource
 from berth.errors import InvalidSpec
 from tests.support.api_objects import objects, valid_objects
-from tests.support.bad_objects import BAD_OBJECTS, BASES, REMOVED, REPLICA_GROUP, Bad, Manifest, edit, samples
+from tests.support.bad_objects import BAD_OBJECTS
+from tests.support.bad_values import Bad
 from tests.support.cluster import ApiError, Cluster
+from tests.support.samples import BASES, REMOVED, REPLICA_GROUP, Manifest, edit, samples
 
 LLAMA = BASES["fixed-placement/LLMDeployment/llama-70b"]
 POOL = BASES["pools/GPUPool/h100"]

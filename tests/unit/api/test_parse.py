@@ -17,7 +17,9 @@ from berth.api.replicagroup import parse_replicagroup
 from berth.errors import InvalidSpec
 from berth.estimator.models import model as catalogue_model
 from tests.support.api_objects import base_of, valid_objects
-from tests.support.bad_objects import BAD_OBJECTS, BASES, REMOVED, REPLICA_GROUP, Bad, Manifest, edit
+from tests.support.bad_objects import BAD_OBJECTS
+from tests.support.bad_values import Bad
+from tests.support.samples import BASES, REMOVED, REPLICA_GROUP, Manifest, edit
 
 LLAMA = BASES["fixed-placement/LLMDeployment/llama-70b"]
 MODELS = {resource.kind: resource.model for resource in RESOURCES}

@@ -17,7 +17,7 @@ from berth.api.llmdeployment import parse_llmdeployment
 from berth.cli import main
 from berth.core.accept import resolve_model
 from berth.estimator.models import from_config
-from tests.support.bad_objects import BASES, edit
+from tests.support.samples import BASES, edit
 from tests.unit.estimator.test_published import ROW
 
 AUTO = BASES["llama-70b/LLMDeployment/llama-70b"]
