@@ -1,6 +1,6 @@
 """Many deployments on a real control plane with simulated nodes: time, memory, requests, a quarter of the nodes lost.
 
-    python -m benchmarks.bench_scale [--sizes 100,1000] [--record]
+    python -m benchmarks.bench_scale [--sizes 100,1000] [--record] [--beside]
 
 Run from the repository root. Each LLMDeployment has one group of one GPU; nodes have 8 GPUs, a quarter of them spare.
 Leaders' answers are scripted (simulated nodes have no containers), and the engine's metrics with them; everything else
@@ -29,23 +29,19 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks import scale_peer
+from benchmarks.scale_cluster import LIMIT, NAMESPACE, cpu_seconds, each, memory_mib, prepare
 from berth.local.controlplane import ControlPlane
-from berth.local.kwok import Kwok, gpu_node
+from berth.local.kwok import Kwok
 from berth.local.processes import ChildProcess
 from tests.support.berth import free_port
 from tests.support.cluster import Cluster, eventually
 
 RANGES = Path(__file__).parent / "data" / "scale.json"
 TOLERANCE = 1.2
-NAMESPACE = "scale"
-GPUS = 8
-SPARE = 4 / 3
 IDLE_SECONDS = 60
 MINUTES = 4
 """After the last became Ready, within which there must be an idle one."""
-PARALLEL = 32
-LIMIT = 1800.0
-POOL_LABEL = "benchmarks.berth.dev/pool"
 READS = ("get", "list", "watch")
 
 
@@ -60,6 +56,9 @@ class Figures:
     """From the first create to the last Ready."""
     cpu_seconds: float
     memory_mib: float
+    """When idle."""
+    memory_peak_mib: float
+    """To the end, the lost nodes included."""
     calls: dict[str, int]
     calls_per_deployment: float
     writes_per_deployment: float
@@ -151,14 +150,6 @@ class Operator:
         except aiohttp.ClientError:
             return False
 
-    def memory_mib(self) -> float:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
-
-    def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
 
 async def measure(deployments: int) -> Figures:
     with tempfile.TemporaryDirectory() as place:
@@ -169,7 +160,7 @@ async def measure(deployments: int) -> Figures:
             operator: Operator | None = None
             try:
                 async with Cluster(plane.kubeconfig) as cluster:
-                    nodes = await _prepare(cluster, deployments)
+                    nodes = await prepare(cluster, deployments)
                     operator = Operator(plane.kubeconfig, folder)
                     await eventually(operator.ready, timeout=60)
                     return await _run(cluster, operator, deployments, nodes)
@@ -179,47 +170,15 @@ async def measure(deployments: int) -> Figures:
                 await kwok.stop()
 
 
-async def _prepare(cluster: Cluster, deployments: int) -> list[str]:
-    await cluster.install_crds()
-    await cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-    names = [f"n{number}" for number in range(-int(-deployments * SPARE // GPUS))]
-    manifests = [
-        gpu_node(name, product="NVIDIA-H100-80GB-HBM3", gpus=GPUS, zone="ab"[number % 2], labels={POOL_LABEL: "h100"})
-        for number, name in enumerate(names)
-    ]
-    await _each(manifests, cluster.create)
-
-    async def ready() -> bool:
-        found = await cluster.list("nodes")
-        return len(found) == len(names) and not any(node["spec"].get("taints") for node in found)
-
-    await eventually(ready, timeout=LIMIT)
-    await cluster.create(
-        {
-            "apiVersion": "berth.dev/v1alpha1",
-            "kind": "GPUPool",
-            "metadata": {"name": "h100"},
-            "spec": {
-                "gpu": "H100-SXM-80",
-                "nodeSelector": {POOL_LABEL: "h100"},
-                "resourceName": "nvidia.com/gpu",
-                "gpusPerNode": GPUS,
-                "pricePerGPUHour": "2.99",
-            },
-        }
-    )
-    return names
-
-
 async def _run(cluster: Cluster, operator: Operator, deployments: int, nodes: Sequence[str]) -> Figures:
-    before, cpu = Page(await operator.page()), operator.cpu_seconds()
+    before, cpu = Page(await operator.page()), cpu_seconds(operator.process.pid)
     began = time.monotonic()
-    await _each([_deployment(number) for number in range(deployments)], cluster.create)
+    await each([_deployment(number) for number in range(deployments)], cluster.create)
     created = time.monotonic() - began
     await _all_ready(cluster, deployments)
     ready = time.monotonic() - began
     after = Page(await operator.page())
-    cpu = operator.cpu_seconds() - cpu
+    cpu = cpu_seconds(operator.process.pid) - cpu
 
     quiet, idle = after, after
     for _ in range(MINUTES):  # the first metrics of each leader are still to be read, and told
@@ -229,7 +188,7 @@ async def _run(cluster: Cluster, operator: Operator, deployments: int, nodes: Se
         if idle.writes == quiet.writes:
             break
 
-    lost, memory = list(nodes[3::4]), operator.memory_mib()
+    lost, memory = list(nodes[3::4]), memory_mib(operator.process.pid)
     hit = await _lose(cluster, operator, lost)
     fault = time.monotonic()
     await _all_elsewhere(cluster, deployments, set(lost))
@@ -242,6 +201,7 @@ async def _run(cluster: Cluster, operator: Operator, deployments: int, nodes: Se
         ready_seconds=round(ready, 1),
         cpu_seconds=round(cpu, 1),
         memory_mib=round(memory, 1),
+        memory_peak_mib=round(memory_mib(operator.process.pid, "VmHWM"), 1),
         calls={verb: count - before.calls[verb] for verb, count in sorted(after.calls.items())},
         calls_per_deployment=round((after.calls.total() - before.calls.total()) / deployments, 2),
         writes_per_deployment=round((after.writes - before.writes) / deployments, 2),
@@ -262,7 +222,7 @@ async def _lose(cluster: Cluster, operator: Operator, names: Sequence[str]) -> i
     partial = operator.silent.with_suffix(".new")
     partial.write_text("\n".join(pod["status"]["podIP"] for pod in pods))
     partial.replace(operator.silent)
-    await _each(names, cluster.kill_node)
+    await each(names, cluster.kill_node)
     return len(pods)
 
 
@@ -270,7 +230,7 @@ async def _all_ready(cluster: Cluster, deployments: int) -> None:
     async def ready() -> bool:
         await asyncio.sleep(0.5)
         found = await cluster.list("llmdeployments", NAMESPACE)
-        done = [each for each in found if _is_ready(each)]
+        done = [one for one in found if _is_ready(one)]
         return len(done) == deployments
 
     await eventually(ready, timeout=LIMIT)
@@ -287,7 +247,7 @@ async def _all_elsewhere(cluster: Cluster, deployments: int, lost: set[str]) -> 
 
 def _is_ready(manifest: dict[str, Any]) -> bool:
     conditions = manifest.get("status", {}).get("conditions", ())
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 def _deployment(number: int) -> dict[str, Any]:
@@ -306,17 +266,6 @@ def _deployment(number: int) -> dict[str, Any]:
             "engine": {"backend": "simulated"},
         },
     }
-
-
-async def _each(items: Sequence[Any], do: Any) -> None:
-    """A few at a time."""
-    slots = asyncio.Semaphore(PARALLEL)
-
-    async def one(item: Any) -> None:
-        async with slots:
-            await do(item)
-
-    await asyncio.gather(*(one(item) for item in items))
 
 
 def complaints(measured: Sequence[Figures], recorded: dict[str, dict[str, float]]) -> list[str]:
@@ -338,14 +287,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="100", help="numbers of deployments, separated by commas")
     parser.add_argument("--record", action="store_true", help="write what was measured as the new limits")
+    parser.add_argument("--beside", action="store_true", help="as many LeaderWorkerSets, too")
     given = parser.parse_args(arguments)
     measured = []
     for size in map(int, given.sizes.split(",")):
+        if given.beside:
+            print(json.dumps(asdict(asyncio.run(scale_peer.measure(size))), indent=1), flush=True)
         measured.append(asyncio.run(measure(size)))
         print(json.dumps(asdict(measured[-1]), indent=1), flush=True)
     recorded = json.loads(RANGES.read_text()) if RANGES.is_file() else {}
     if given.record:
-        recorded |= {str(each.deployments): {name: asdict(each)[name] for name in JUDGED} for each in measured}
+        recorded |= {str(one.deployments): {name: asdict(one)[name] for name in JUDGED} for one in measured}
         RANGES.write_text(json.dumps(recorded, indent=1) + "\n")
     found = complaints(measured, recorded)
     print("\n".join(["worse than it should be:", *found] if found else ["within the recorded limits"]))

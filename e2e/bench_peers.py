@@ -4,8 +4,9 @@
 
 Each subject runs two groups of one pod; the peers' pods are those that Berth made, without what only Berth reads. So
 readiness, engine and launcher are the same everywhere, and what differs is who notices and who acts. From the fault, in
-seconds: until the pod is out of the Service's endpoints, until a new pod exists, until two groups serve again, and how
-many requests of a client with one retry failed. Prints one JSON object per run, then a table of p50 and maximum.
+seconds: until the last request went into what was lost, until the pod is out of the Service's endpoints, until a new
+pod exists, until two groups serve again; and how many requests of a client with one retry failed. Prints one JSON
+object per run, then a table of p50 and maximum.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Run:
 
     subject: str
     fault: str
+    last_request: float | None
+    """When the last request was sent that failed or had to be sent again; None: there was none."""
     out_of_service: float | None
     created: float | None
     serving: float | None
@@ -118,7 +121,9 @@ def measure(site: Site, subject: Subject, fault: str) -> Run:
         site.repair()
         wait(f"{subject.name} serves", lambda: len(_serving(site, subject)) == GROUPS, timeout=300)
     account = client.stop()
-    return Run(subject.name, fault, out, created, serving, len(account.requests), len(account.failed))
+    troubled = [each.sent - at for each in (*account.failed, *account.retried)]
+    last = round(max(0.0, max(troubled)), 1) if troubled else None
+    return Run(subject.name, fault, last, out, created, serving, len(account.requests), len(account.failed))
 
 
 def _pods(site: Site, subject: Subject) -> list[Manifest]:
@@ -202,11 +207,16 @@ def _remove(site: Site, subject: Subject) -> None:
     wait("no pods are left", lambda: not kubectl.list("pods", NAMESPACE), timeout=120)
 
 
+def leader_worker_set_module() -> Path:
+    """The folder of its sources."""
+    download = run("go", "mod", "download", "-json", f"sigs.k8s.io/lws@{LWS_VERSION}")
+    return Path(json.loads(download)["Dir"])
+
+
 def install_leader_worker_set(site: Site) -> None:
     """By its own chart, from the module that its program is built of."""
     program = binaries.provide([programs.LEADER_WORKER_SET])["lws"]
-    module = f"sigs.k8s.io/lws@{LWS_VERSION}"
-    chart = Path(json.loads(run("go", "mod", "download", "-json", module))["Dir"]) / "charts" / "lws"
+    chart = leader_worker_set_module() / "charts" / "lws"
     image = images.program("lws", program, "manager")
     site.cluster.load(image, [site.cluster.control_plane])
     repository, _, tag = image.name.rpartition(":")
@@ -236,16 +246,15 @@ def install_leader_worker_set(site: Site) -> None:
 def table(runs: Sequence[Run]) -> str:
     """Markdown: p50 / max of each."""
     lines = [
-        "| fault | | out of the Service | new pod | serving again | failed requests | runs |",
-        "|---|---|---|---|---|---|---|",
+        "| fault | | last request into it | out of the Service | new pod | serving again | failed requests | runs |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for fault, (words, _) in FAULTS.items():
         for subject in SUBJECTS:
             some = [each for each in runs if (each.fault, each.subject) == (fault, subject)]
             if some:
-                cells = [
-                    _cell([getattr(each, name) for each in some]) for name in ("out_of_service", "created", "serving")
-                ]
+                columns = ("last_request", "out_of_service", "created", "serving")
+                cells = [_cell([getattr(each, name) for each in some]) for name in columns]
                 failed = f"{sum(each.failed for each in some)} of {sum(each.requests for each in some)}"
                 lines.append(f"| {words} | {subject} | {' | '.join(cells)} | {failed} | {len(some)} |")
     return "\n".join(lines)

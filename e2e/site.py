@@ -72,8 +72,9 @@ def up(detection: Detection | None = None) -> Site:
 def cluster_up(detection: Detection | None = None) -> Cluster:
     """The cluster with GPUs and without Berth."""
     chosen = detection or kind.DETECTIONS[os.environ.get("DETECTION", "quick")]
-    cluster = kind.ensure(chosen, node_image=os.environ.get("NODE_IMAGE", ""))
-    mockgpus.install(cluster, images.mock_gpu(images.built()))
+    node_image = os.environ.get("NODE_IMAGE", "")
+    cluster = kind.ensure(chosen, node_image=node_image)
+    mockgpus.install(cluster, images.mock_gpu(images.built(node_image=node_image)))
     return cluster
 
 

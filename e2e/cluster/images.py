@@ -42,9 +42,9 @@ class Archive:
     path: Path
 
 
-def built() -> dict[str, Path]:
-    """Every program, by name."""
-    return binaries.provide(programs.EVERYTHING)
+def built(*, node_image: str = "") -> dict[str, Path]:
+    """Every program that the cluster needs, by name; with a public node image those that are not in it."""
+    return binaries.provide(programs.BESIDE_NODES if node_image else programs.EVERYTHING)
 
 
 def kubernetes(paths: dict[str, Path]) -> Path:
@@ -97,33 +97,38 @@ def program(name: str, path: Path, called: str) -> Archive:
     return _archive(name, [str(path), called, *_WRITER], make)
 
 
-def operator(release: str = "") -> Archive:
+def operator(release: Path | None = None) -> Archive:
     """Berth as `operator/Dockerfile` packs it: with OPERATOR_BASE by the engine, else on Debian's Python.
 
-    `release` makes another image of the same program, to be upgraded to. Dependencies come hash by hash from the
-    operator's lock, what is set in the image from the Dockerfile.
+    `release` is an archive of `operator/berth` as it was released. Dependencies come hash by hash from the operator's
+    lock, what is set in the image from the Dockerfile.
     """
     dockerfile = CHECKOUT / "operator" / "Dockerfile"
-    sources = [CHECKOUT / "operator" / "berth", dockerfile]
-    if base := os.environ.get("OPERATOR_BASE"):
+    sources = [release or CHECKOUT / "operator" / "berth", dockerfile]
+    if (base := os.environ.get("OPERATOR_BASE")) and not release:
         return _built_by_engine("operator", base, [*sources, CHECKOUT / "requirements-operator.lock"])
     system, wheels = rootfs.python(), _dependencies()
 
     def make(place: Path, name: str) -> None:
-        berth = place / "berth" / "opt" / "berth"
-        shutil.copytree(CHECKOUT / "operator" / "berth", berth / "berth", ignore=shutil.ignore_patterns("__pycache__"))
+        berth = _parent(place / "berth" / "opt" / "berth" / "berth")
+        if release:
+            run("tar", "--extract", f"--file={release}", f"--directory={place}")
+            shutil.move(place / "operator" / "berth", berth)
+        else:
+            shutil.copytree(CHECKOUT / "operator" / "berth", berth, ignore=shutil.ignore_patterns("__pycache__"))
         settings = _settings(dockerfile.read_text())
         image = Image(
             name,
             [system, wheels, place / "berth"],
             settings.entrypoint,
             settings.command,
-            {**settings.environment, **({"RELEASE": release} if release else {})},
+            settings.environment,
             settings.user,
         )
         archive.write(place / "image.tar", [image])
 
-    return _archive(f"operator{release}", [*sources, release, wheels.name, system.name, *_WRITER], make)
+    name = release.name.removesuffix(".tar.xz") if release else "operator"
+    return _archive(name, [*sources, wheels.name, system.name, *_WRITER], make)
 
 
 def triton() -> Archive:

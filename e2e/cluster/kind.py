@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import yaml
 
-from e2e.cluster import engine, images, nodeimage
+from berth.local import binaries
+from e2e.cluster import engine, images, nodeimage, programs
 from e2e.cluster.images import Archive
 from e2e.cluster.kubectl import Kubectl
 from e2e.cluster.shell import Failed, run, wait
@@ -83,7 +84,7 @@ def ensure(
 ) -> Cluster:
     """A cluster whose nodes are Ready. `node_image` is a public one, for machines that reach its registry."""
     engine.ensure()
-    paths = images.built()
+    paths = images.built(node_image=node_image)
     image = node_image or nodeimage.ensure(paths)
     configuration = _configuration(detection, shape, ours=not node_image)
     cluster = Cluster(name, Kubectl(paths["kubectl"], _home(name) / "kubeconfig"), paths["helm"], detection)
@@ -109,7 +110,7 @@ def ensure(
 
 
 def delete(name: str = NAME, kind: Path | None = None) -> None:
-    program = kind or images.built()["kind"]
+    program = kind or binaries.provide([programs.KIND])["kind"]
     (_home(name) / "made-from").unlink(missing_ok=True)
     kubeconfig = _home(name) / "kubeconfig"
     run(program, "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig, environment=_environment())

@@ -50,6 +50,7 @@ def _silent(name: str, module: str, package: str = ".") -> Binary:
     return Binary(name, module, package, "", version_arguments=(), modules=MODULES)
 
 
+MOCK_GPU: Final = _silent("mockgpu", "mockgpu")
 KIND: Final = Binary("kind", "kind", "sigs.k8s.io/kind", KIND_VERSION, ("version",), modules=MODULES)
 NODE: Final = (
     _node("kubelet"),
@@ -66,9 +67,11 @@ IN_IMAGES: Final = (
     _node("kube-proxy"),
     Binary("coredns", "coredns", ".", f"CoreDNS-{COREDNS_VERSION}", ("-version",), modules=MODULES),
     _silent("podnet", "podnet"),
-    _silent("mockgpu", "mockgpu"),
+    MOCK_GPU,
 )
 """In images of their own, beside etcd and the control plane."""
 FROM_BERTH: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "helm")
 LEADER_WORKER_SET: Final = _silent("lws", "lws", "sigs.k8s.io/lws/cmd")
+BESIDE_NODES: Final[tuple[str | Binary, ...]] = (KIND, MOCK_GPU, "kubectl", "helm")
+"""What a public node image does not bring."""
 EVERYTHING: Final[tuple[str | Binary, ...]] = (KIND, *NODE, *IN_IMAGES, *FROM_BERTH)

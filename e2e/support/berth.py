@@ -16,6 +16,10 @@ from e2e.cluster.shell import run, wait
 NAMESPACE: Final = "berth-system"
 RELEASE: Final = "berth"
 CHART: Final = CHECKOUT / "charts" / "berth"
+_RELEASED: Final = CHECKOUT / "tests" / "data" / "released" / "v0.1.0"
+OLD_CHART: Final = _RELEASED / "berth-0.1.0-rc.1.tgz"
+OLD_OPERATOR: Final = _RELEASED / "operator-0.1.0-rc.1.tar.xz"
+"""As they were released: never changed, or going from one to the other proves nothing."""
 ON_CONTROL_PLANE: Final = {
     "nodeSelector": {"node-role.kubernetes.io/control-plane": ""},
     "tolerations": [{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists", "effect": "NoSchedule"}],
@@ -38,7 +42,7 @@ class Berth:
                 self.cluster.helm, *arguments, f"--namespace={NAMESPACE}", timeout=timeout, environment=environment
             )
 
-    def install(self, image: Archive | None = None, **values: Any) -> None:
+    def install(self, image: Archive | None = None, chart: Path = CHART, **values: Any) -> None:
         """`helm upgrade --install --wait`: installs, or brings an installation to this image and these values."""
         used = image or self.image
         self.cluster.load(used, [self.cluster.control_plane])
@@ -53,7 +57,7 @@ class Berth:
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(content, file)
             file.flush()
-            self.helm("upgrade", "--install", RELEASE, CHART, "--wait", "--timeout=4m", f"--values={file.name}")
+            self.helm("upgrade", "--install", RELEASE, chart, "--wait", "--timeout=4m", f"--values={file.name}")
 
     def pods(self) -> list[Manifest]:
         """Operator processes."""
