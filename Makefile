@@ -96,11 +96,12 @@ bench-peers: setup
 	$(BIN)/python -m e2e.bench_peers $(if $(RUNS),--runs $(RUNS))
 
 # Resolves pyproject.toml for every supported Python (needs uv): requirements.lock for development, and of it what the
-# operator runs with, for its image and its bill of materials.
+# operator runs with, for its image and its bill of materials. And AIPerf, a client of the end-to-end tests.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock:
 	$(COMPILE) --group dev pyproject.toml --output-file requirements.lock
 	$(COMPILE) --constraints requirements.lock pyproject.toml --output-file requirements-operator.lock
+	echo aiperf==0.13.0 | $(COMPILE) - --output-file e2e/requirements-aiperf.lock
 
 fmt: setup
 	$(BIN)/ruff check --fix $(CODE)

@@ -91,7 +91,7 @@ class Running:
         if self.process.wait(timeout=LIMIT):
             raise Failed(f"AIPerf: exit code {self.process.returncode}\n{self._log()[-3000:]}")
         lines = (self.folder / "profile_export.jsonl").read_text().splitlines()
-        return Account(tuple(sorted(map(_sent, map(json.loads, lines)), key=lambda each: each.sent)))
+        return Account(tuple(sorted(map(request_of, map(json.loads, lines)), key=lambda each: each.sent)))
 
     def _log(self) -> str:
         return (self.folder / "log").read_text()
@@ -164,7 +164,7 @@ def _relayed(cluster: Cluster, service: str) -> Iterator[str]:
             forward.wait(timeout=30)
 
 
-def _sent(record: dict[str, Any]) -> Sent:
+def request_of(record: dict[str, Any]) -> Sent:
     """A line of AIPerf's records."""
     metadata, metrics = record["metadata"], record.get("metrics") or {}
     began, ended = metadata["request_start_ns"] / 1e9, metadata["request_end_ns"] / 1e9

@@ -13,6 +13,7 @@ FIGURES = Figures(
     ready_seconds=5.0,
     cpu_seconds=4.0,
     memory_mib=100.0,
+    memory_peak_mib=100.0,
     calls={"create": 200},
     calls_per_deployment=10.0,
     writes_per_deployment=8.0,
