@@ -40,7 +40,7 @@ PreTrainedTokenizerFast(tokenizer_object=bytewise).save_pretrained(sys.argv[1])
 """
 """A token per byte: AIPerf's own tokenizers have to be fetched."""
 _RELAY: Final = """
-import asyncio, os, sys
+import asyncio, os, socket, sys
 
 async def copy(reader, writer):
     try:
@@ -61,16 +61,16 @@ async def relay(reader, writer):
     writer.close()
 
 async def main():
-    server = await asyncio.start_server(relay, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    if os.fork():
-        os._exit(0)
+    await asyncio.start_server(relay, sock=listening)
+    await asyncio.sleep(float(sys.argv[3]))
+
+listening = socket.create_server(("127.0.0.1", 0))
+print(listening.getsockname()[1], flush=True)
+if os.fork() == 0:
     os.setsid()
     for stream in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)
-    await asyncio.sleep(float(sys.argv[3]))
-
-asyncio.run(main())
+    asyncio.run(main())
 """
 
 
@@ -137,7 +137,7 @@ def _environment() -> Path:
         run(sys.executable, "-m", "venv", place)
         python = place / "bin" / "python"
         quiet = ["--quiet", "--disable-pip-version-check"]
-        run(python, "-m", "pip", *quiet, "install", "--require-hashes", "-r", LOCK, timeout=1500)
+        run(python, "-m", "pip", *quiet, "install", "--no-compile", "--require-hashes", "-r", LOCK, timeout=1500)
         run(python, "-c", _TOKENIZER, place / "bytewise", timeout=300)
 
     return made("aiperf", [LOCK, _TOKENIZER, sys.version], make)
