@@ -17,6 +17,7 @@ import numpy as np
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from berth.core.groups import ROUTING_SETTLE_SECONDS
 from berth.engine import contract
 from berth.errors import Transient
 
@@ -52,7 +53,10 @@ class Prober(Protocol):
         ...
 
     async def drain(self, address: str) -> None:
-        """Ask the leader to take nothing new and to close connections as they fall idle."""
+        """Ask the leader to take nothing new and to close connections as they fall idle.
+
+        Not at once: what Services still send it while they learn of the cut is answered, for who repeats nothing.
+        """
         ...
 
     async def resume(self, address: str) -> None:
@@ -95,7 +99,7 @@ class TritonProber:
         return Progress(min(in_flight, MAX_IN_FLIGHT), steps, tokens, state.get("draining") is True)
 
     async def drain(self, address: str) -> None:
-        await self._request("POST", address, "/drain")
+        await self._request("POST", address, f"/drain?grace={ROUTING_SETTLE_SECONDS:g}")
 
     async def resume(self, address: str) -> None:
         await self._request("DELETE", address, "/drain")

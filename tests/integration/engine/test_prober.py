@@ -31,6 +31,11 @@ async def test_token_in_flight_and_drain(pod: Pod, prober: TritonProber) -> None
     await prober.drain(pod.address)
     assert pod.state()["draining"] is True
 
+    async def refuses() -> bool:
+        return not pod.state()["accepting"]
+
+    assert await eventually(refuses), "not at once, but soon"
+
 
 async def test_a_canary_is_no_request_in_the_metrics(pod: Pod, prober: TritonProber) -> None:
     pod.start().until_serving()
