@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from berth import labels
 from berth.controller import parse
-from tests.unit.core.simulation import Manifest, Simulation, deployment
+from tests.unit.core.simulation import POOL, Manifest, Simulation, deployment
 
 SHAPES: dict[str, Manifest] = {
     "one pod": deployment(tensor=4),
@@ -187,6 +187,18 @@ def freeze(simulation: Simulation, number: int) -> None:
     simulation.frozen = bool(number % 2)
 
 
+def pool_is_taken_away(simulation: Simulation, number: int) -> None:
+    """Somebody deletes the GPUPool, or makes it again."""
+    simulation.pools = {} if simulation.pools else {"h100": POOL}
+
+
+def node_is_renamed(simulation: Simulation, number: int) -> None:
+    """The machine comes back under another name: as if one node was deleted and another joined."""
+    for name in _pick(sorted(set(simulation.nodes) - simulation.gone), number):
+        simulation.nodes[f"{name}r"] = simulation.nodes[name]
+        simulation.gone.add(name)
+
+
 def others_come(simulation: Simulation, number: int) -> None:
     """Pods of others take or leave the GPUs of a node."""
     for name in _pick(list(simulation.nodes), number):
@@ -230,6 +242,8 @@ EVENTS: list[Callable[[Simulation, int], None]] = [
     berth_is_cut_off,
     freeze,
     others_come,
+    pool_is_taken_away,
+    node_is_renamed,
     *[proceed] * 6,
 ]
 NUMBERS = st.integers(0, 11)
@@ -241,6 +255,7 @@ def converge(simulation: Simulation, cordoned: int) -> None:
     simulation.silent, simulation.busy, simulation.dead = set(), False, set()
     simulation.mute, simulation.gone, simulation.sick, simulation.hung = set(), set(), set(), set()
     simulation.deaf = simulation.frozen = False
+    simulation.pools = {"h100": POOL}
     simulation.nodes = dict.fromkeys(simulation.nodes, 8)
     simulation.stored["spec"]["pause"] = "None"
     for pod in _bound(simulation):
