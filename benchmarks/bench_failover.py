@@ -321,7 +321,7 @@ def row(fault: str, results: list[Result]) -> str:
 async def run(folder: Path, faults: list[str], repetitions: int, out: Path | None) -> list[Result]:
     results: list[Result] = []
     async with Bench.of(folder) as bench:
-        for number, fault in enumerate(each for each in faults for _ in range(repetitions)):
+        for number, fault in enumerate(each for _ in range(repetitions) for each in faults):
             results.append(await repetition(bench, fault, number))
             add_line(results[-1], out, sys.stderr)
     return results

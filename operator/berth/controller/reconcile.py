@@ -24,10 +24,9 @@ from berth.controller.statuses import StatusWriter
 from berth.controller.world import Key, World
 from berth.core import actions as do
 from berth.core import failover
-from berth.core import groups as group_life
 from berth.core.announce import Announcement, announcements
 from berth.core.conditions import ACCEPTED, PLACED, READY, STALLED, Condition, merge
-from berth.core.failures import IN_PLACE, doubted_node
+from berth.core.failures import IN_PLACE, UNREACHABLE, doubted_node
 from berth.core.groups import State
 from berth.core.moves.decision import Move
 from berth.core.observed import Shortage, Snapshot
@@ -222,7 +221,7 @@ class Reconciler:
                     reason = str((status.get("evidence") or {}).get("cause", ""))
                     before, after = group.recorded.get("failover") or {}, status.get("failover") or {}
                     for phase, seconds in failover.news(before, after):
-                        self._metrics.failover(phase, reason or group_life.UNREACHABLE, seconds)
+                        self._metrics.failover(phase, reason or UNREACHABLE, seconds)
                     if failover.is_false_alarm(group, plan.judgements[group.name]):
                         self._metrics.false_alarm()
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from berth.core import conditions as c
 from berth.core.failover import is_false_alarm
-from berth.core.failures import IN_PLACE
-from berth.core.groups import UNREACHABLE, Judgement, State
+from berth.core.failures import IN_PLACE, UNREACHABLE
+from berth.core.groups import Judgement, State
 from berth.core.observed import Group
 from berth.core.placement.tell import describe
 

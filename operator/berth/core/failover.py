@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from berth import labels
-from berth.core.failures import IN_PLACE
-from berth.core.groups import UNREACHABLE, Judgement, State
+from berth.core.failures import IN_PLACE, UNREACHABLE, was_suspected
+from berth.core.groups import Judgement, State
 from berth.core.observed import Group, NodeFacts
 from berth.core.timestamps import precise, unix_seconds
 
@@ -73,8 +73,7 @@ def news(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str,
 
 def is_false_alarm(group: Group, judgement: Judgement) -> bool:
     """It was cut off on suspicion, and serves again without having failed."""
-    conditions = group.recorded.get("conditions") or ()
-    return judgement.serving and any(each.get("reason") == UNREACHABLE for each in conditions)
+    return judgement.serving and was_suspected(group)
 
 
 def latest(groups: Iterable[Group], records: Mapping[str, Mapping[str, str]]) -> dict[str, Any] | None:

@@ -24,6 +24,8 @@ NODE_FAILURES: Final = frozenset({"GPUUnhealthy", "NodeSilent", "NodeDeleted"})
 DRAINED: Final = "NodeDrained"
 """Thrown off a node that is being drained, as happens to pods that are not ready yet: no failing of the group."""
 IN_PLACE: Final = "RestartedInPlace"
+UNREACHABLE: Final = "Unreachable"
+"""Cut off on suspicion; it gets requests again as soon as it answers."""
 FROZEN_SECONDS: Final = 12.0
 """No progress for so long although work is outstanding, and no token for Berth either: more than twice what the
 launcher itself waits, which ends a hung engine first and knows more."""
@@ -143,12 +145,28 @@ def _deleted(member: Member, reason: str, why: str) -> Failure:
 def suspicion(group: Group, answer: Answer | None, around: Surroundings) -> str:
     """Why requests to the group may be lost although nothing is proven, in words; empty without any doubt."""
     leader = group.leader
-    if leader is None or not _unreachable(leader, answer):
+    if leader is None:
         return ""
     node = around.of(leader)
-    if node.frozen or node.contact not in (Contact.LATE, Contact.SILENT):
+    if node.frozen or node.contact is Contact.FRESH:
         return ""
-    return f"node {leader.node} is {node.contact.value} and {leader.name} does not answer"
+    if _unreachable(leader, answer) and node.contact is not Contact.UNKNOWN:
+        return f"node {leader.node} is {node.contact.value} and {leader.name} does not answer"
+    if was_suspected(group) and not leader.serving and not _heard(leader, answer):
+        return f"{leader.name} was cut off on suspicion, and neither it nor node {leader.node} was heard from since"
+    return ""
+
+
+def was_suspected(group: Group) -> bool:
+    """It was cut off on suspicion when its state was recorded last, maybe by a process before this one."""
+    return any(each.get("reason") == UNREACHABLE for each in group.recorded.get("conditions") or ())
+
+
+def _heard(leader: Member, answer: Answer | None) -> bool:
+    """It answers, in this container's life."""
+    if answer is None or (answer.uid, answer.restarts) != (leader.uid, leader.restarts):
+        return False
+    return answer.reached and not answer.unreachable
 
 
 def _unreachable(leader: Member, answer: Answer | None) -> bool:

@@ -37,6 +37,7 @@ from berth.core.failures import (
     ALONE,
     IN_PLACE,
     MAX_EVIDENCE_TEXT,
+    UNREACHABLE,
     Failure,
     GroupPolicy,
     Surroundings,
@@ -63,8 +64,6 @@ LONGEST_FAREWELL_SECONDS = 30.0
 """So long at most such a leader finishes what it has: its GPUs are sick, or a person wants it gone."""
 FORCE_AFTER_SECONDS = 30.0
 """How long after its time a pod on a silent node is given before it is removed by force, where the user allows that."""
-UNREACHABLE = "Unreachable"
-"""Cut off on suspicion; it gets requests again as soon as it answers."""
 AWAITING_FLIP = "AwaitingFlip"
 """Proven, and without requests until its whole move is."""
 BIND_TIMEOUT_SECONDS = 60.0

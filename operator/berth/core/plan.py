@@ -21,7 +21,7 @@ from berth.core.actions import Action, DeleteConfigMap, Ensure, Mark, Record, Re
 from berth.core.disruption import Notices, displaced
 from berth.core.drift import mend
 from berth.core.failover import failover_of
-from berth.core.failures import Failure, GroupPolicy, Surroundings, find_failure, suspicion
+from berth.core.failures import UNREACHABLE, Failure, GroupPolicy, Surroundings, find_failure, suspicion
 from berth.core.groups import Judgement
 from berth.core.moves.course import ended_ids, without_strays
 from berth.core.moves.machine import Step
@@ -269,7 +269,7 @@ def _rollout(
         changes_allowed=spec.pause == "None",
     )
     # One that is only suspected stands: it is neither replaced nor taken for idle, whatever an update wants.
-    standing = (group_life.UNREACHABLE, "Serving")
+    standing = (UNREACHABLE, "Serving")
     serving = frozenset(name for name, judgement in judgements.items() if judgement.reason in standing)
     marked = [_as_marked(group, judgements[group.name], snapshot.now) for group in snapshot.groups]
     restless = displaced(marked, snapshot.nodes, notices) if spec.disruption.on_cordon == "Migrate" else {}

@@ -20,6 +20,8 @@ from tests.support.manifests import fixed_deployment
 from tests.support.rights import nothing_is_refused
 
 POOL_LABEL = "tests.berth.dev/pool"
+QUICK = {"node_late": 5.0, "node_silent": 8.0, "gpu_fault_hold": 1.0, "node_stable": 600.0}
+"""Settings of a Berth that believes in the death of a node sooner: simulated nodes renew their Leases every 2 s."""
 PRODUCTS = {"H100-SXM-80": "NVIDIA-H100-80GB-HBM3", "A100-SXM-40": "NVIDIA-A100-SXM4-40GB"}
 
 
@@ -193,6 +195,13 @@ class Site:
             assert all(isinstance(result, asyncio.CancelledError) for result in results), results
             changes.sort(key=lambda change: change.version)
 
+    async def wipe_status(self) -> None:
+        """As a restore from a backup without status would."""
+        for kind in ("llmdeployments", "replicagroups"):
+            for each in await self.cluster.list(kind, self.namespace):
+                name = each["metadata"]["name"]
+                await self.cluster.patch(kind, name, self.namespace, {"status": None}, subresource="status")
+
     async def patch(self, body: dict[str, Any], name: str = "llama") -> dict[str, Any]:
         return await self.cluster.patch("llmdeployments", name, self.namespace, body)
 
@@ -258,4 +267,11 @@ async def berth(
 ) -> AsyncIterator[RunningBerth]:
     """An operator for the test's namespace; its leaders say what `leaders` says, its time of day is `clock`."""
     async with running_berth(operator_kubeconfig, site.namespace, leaders, clock) as running:
+        yield running
+
+
+@pytest.fixture
+async def quick(kubeconfig: Path, site: Site, leaders: ScriptedLeaders, clock: Clock) -> AsyncIterator[RunningBerth]:
+    """Like `berth`, with the settings QUICK."""
+    async with running_berth(kubeconfig, site.namespace, leaders, clock, **QUICK) as running:
         yield running

@@ -118,7 +118,7 @@ async def run(
         await asyncio.gather(berth.task, finished, return_exceptions=True)
         await cluster.delete("leases", "berth-operator", site.namespace)
         if kill_after % 2:
-            await wipe_status(site)
+            await site.wipe_status()
         async with (
             FaultProxy(control_plane, counted=counted) as second,
             berth_behind(second, kubeconfig, folder, site, sequence.settings) as successor,
@@ -126,14 +126,6 @@ async def run(
             await sequence.finished(site, pool)
             await successor.stop()
             return await ending(site, [*proxy.writes, *second.writes], before)
-
-
-async def wipe_status(site: Site) -> None:
-    """As a restore from a backup without status would."""
-    for kind in ("llmdeployments", "replicagroups"):
-        for each in await site.cluster.list(kind, site.namespace):
-            name = each["metadata"]["name"]
-            await site.cluster.patch(kind, name, site.namespace, {"status": None}, subresource="status")
 
 
 async def ending(site: Site, writes: list[Call], before: int) -> Ending:

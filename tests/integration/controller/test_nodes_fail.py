@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from berth.api.common import seconds
 from tests.integration.controller.conftest import Site
 from tests.integration.controller.test_failover import end, replaced
-from tests.support.berth import Clock, RunningBerth, ScriptedLeaders, running_berth
+from tests.support.berth import Clock, RunningBerth, ScriptedLeaders
 from tests.support.cluster import eventually
-
-QUICK = {"node_late": 5.0, "node_silent": 8.0, "gpu_fault_hold": 1.0, "node_stable": 600.0}
-
-
-@pytest.fixture
-async def quick(
-    operator_kubeconfig: Path, site: Site, leaders: ScriptedLeaders, clock: Clock
-) -> AsyncIterator[RunningBerth]:
-    """Berth that believes in the death of a node sooner: simulated nodes renew their Leases every 2 s."""
-    async with running_berth(operator_kubeconfig, site.namespace, leaders, clock, **QUICK) as running:
-        yield running
 
 
 async def pod_of(site: Site, slot: str) -> dict[str, Any]:

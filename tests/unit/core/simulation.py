@@ -81,6 +81,8 @@ class Simulation(Cluster):
         self.wish: Wish = NOTHING
         self.frozen = False
         """Evacuations are frozen."""
+        self.newborn = False
+        """The operator has just begun: it has seen no Lease change yet."""
         self.drained: list[str] = []
         self.pools: dict[str, Manifest] = {"h100": POOL}
 
@@ -119,10 +121,10 @@ class Simulation(Cluster):
 
     def _facts(self, node: str) -> NodeFacts:
         """Late after one round of silence, silent after two, given up by the control plane after three."""
-        quiet = min(self.quiet[node], 2)
+        quiet = 0 if self.newborn else min(self.quiet[node], 2)
         return NodeFacts(
             gone=node in self.gone,
-            contact=(Contact.FRESH, Contact.LATE, Contact.SILENT)[quiet],
+            contact=Contact.UNKNOWN if self.newborn else (Contact.FRESH, Contact.LATE, Contact.SILENT)[quiet],
             silent_since=self.now - 10 if quiet else None,
             sick={uid: Sickness("GPU 0 is unhealthy", self.now - 3) for uid in self.sick},
             frozen=self.frozen,
@@ -136,7 +138,7 @@ class Simulation(Cluster):
         self.shortages = {}
         for number, order in enumerate(plan.actions):
             if cut is not None and number >= cut:
-                self.answers, self.shortages = {}, {}
+                self.restart_operator()
                 return plan
             self.history.append(f"{self.now:.0f} {_told(order)}")
             self._carry_out(order, snapshot)
@@ -149,6 +151,14 @@ class Simulation(Cluster):
         self._check_labels(plan)
         self.now += 1
         return plan
+
+    def restart_operator(self) -> None:
+        """What the process remembered is lost with it."""
+        self.answers, self.shortages, self.newborn = {}, {}, True
+
+    def kubelets(self) -> None:
+        super().kubelets()
+        self.newborn = False
 
     @property
     def wanted(self) -> int:

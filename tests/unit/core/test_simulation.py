@@ -135,7 +135,7 @@ def wipe(simulation: Simulation, number: int) -> None:
 
 def forget(simulation: Simulation, number: int) -> None:
     """The operator is another process now."""
-    simulation.answers, simulation.shortages = {}, {}
+    simulation.restart_operator()
 
 
 def lose_group(simulation: Simulation, number: int) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from berth import labels
 from berth.core.failover import failover_of, is_false_alarm, latest, news
-from berth.core.groups import UNREACHABLE, Judgement, State
+from berth.core.failures import UNREACHABLE
+from berth.core.groups import Judgement, State
 from berth.core.observed import Contact, Group, NodeFacts
 from berth.core.timestamps import precise
 from tests.unit.failures.test_lost_groups import LEADER, NOW, group

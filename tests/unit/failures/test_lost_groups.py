@@ -116,6 +116,29 @@ def test_it_gets_them_back_when_it_answers() -> None:
     assert judgement.actions == (do.SetServing(cut.members[0], True),)
 
 
+@pytest.mark.parametrize(
+    ("contact", "answer", "back"),
+    [
+        (Contact.UNKNOWN, None, False),
+        (Contact.UNKNOWN, replace(MISSED, at=0.0), False),
+        (Contact.LATE, None, False),
+        (Contact.UNKNOWN, WELL, True),
+        (Contact.FRESH, replace(MISSED, misses=1000), True),  # a policy that blocks Berth is no reason
+    ],
+)
+def test_one_that_was_suspected_has_its_requests_back_once_it_or_its_node_is_heard_from(
+    contact: Contact, answer: Answer | None, back: bool
+) -> None:
+    """A Berth that has just begun knows no Lease yet, and nobody's answer: that is not the end of a suspicion."""
+    recorded = {"memberUIDs": ["uid-0"], "conditions": [{"type": "Ready", "status": "False", "reason": "Unreachable"}]}
+    suspected = group(replace(LEADER, serving=False), recorded=recorded)
+    judgement = look(suspected, answer, contact=contact)
+    assert judgement.serving == back
+    assert look(suspected, answer, contact=contact, others=False).serving, "the last one is not cut off"
+    turned = replace(suspected, recorded={"memberUIDs": ["uid-0"]})
+    assert look(turned, answer, contact=contact).serving, "one whose label somebody took was never suspected"
+
+
 def test_a_silent_node_whose_leader_is_silent_is_lost() -> None:
     assert look(None, MISSED, contact=Contact.SILENT).reason == "NodeSilent"
 
