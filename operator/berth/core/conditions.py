@@ -136,6 +136,7 @@ GROUP_REASONS: Final[Mapping[str, str]] = {
     "NodeSilent": "Its node's Lease stopped, and its leader does not answer or the control plane gave the node up.",
     "NodeDeleted": "Its node does not exist any more.",
     "EngineFrozen": "The engine has work, makes no progress, and gave Berth no token.",
+    "AwaitingFlip": "It answers with tokens, and gets requests together with the other groups of its move.",
     "AwaitingVerdict": "A move has left it: whole and without requests until the move is judged.",
     "Resuming": "It was drained and is to take requests again.",
     "Requested": "Somebody asked for its replacement by annotation.",

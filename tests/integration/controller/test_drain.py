@@ -15,7 +15,7 @@ from tests.integration.controller.conftest import Change, Site
 from tests.integration.controller.test_several_nodes import foreign_pod
 from tests.support.berth import RunningBerth, ScriptedLeaders
 from tests.support.cluster import eventually
-from tests.support.drain import draining
+from tests.support.kubectl import draining
 
 
 async def cordon(site: Site, node: str, unschedulable: bool = True) -> None:

@@ -18,7 +18,7 @@ from berth.local.demo.client import Replay
 from berth.local.demo.trace import Request
 from tests.integration.local.conftest import LocalCluster
 from tests.support.cluster import Cluster, Manifest, eventually
-from tests.support.drain import draining
+from tests.support.kubectl import draining
 
 pytestmark = pytest.mark.triton
 

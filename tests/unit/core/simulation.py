@@ -15,6 +15,7 @@ from berth import labels
 from berth.api.llmdeployment import parse_llmdeployment
 from berth.controller import parse
 from berth.core import actions as do
+from berth.core.conditions import GROUP_REASONS, REASONS
 from berth.core.disruption import displaced
 from berth.core.moves.underway import underway
 from berth.core.nodes import NodeView
@@ -149,6 +150,7 @@ class Simulation(Cluster):
         self.stored["status"] = copy_of(status)
         self._answer(plan)
         self._check_labels(plan)
+        self._check_reasons(status)
         self.now += 1
         return plan
 
@@ -354,6 +356,14 @@ class Simulation(Cluster):
         )
         # Three for a moment: what a replacement stands on can be cordoned, too, before anything has left.
         assert all(count <= 3 for count in alive.values()), f"too many in one slot: {alive}"
+
+    def _check_reasons(self, status: Manifest) -> None:
+        """Every word that people read is one that the runbook explains, or the kubelet's."""
+        told = {each["reason"] for each in status["conditions"]}
+        assert told <= REASONS.keys(), told - REASONS.keys()
+        groups = (each.get("status", {}).get("conditions", ()) for each in self.groups.values())
+        of_groups = {each["reason"] for conditions in groups for each in conditions}
+        assert of_groups <= {*GROUP_REASONS, "CrashLoopBackOff"}, of_groups
 
     def _check_labels(self, plan: Plan) -> None:
         """After a whole pass nobody unproven gets requests, whoever wrote the label."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -21,24 +22,27 @@ def test_every_reason_is_explained_as_in_the_code_with_something_to_do() -> None
     assert said == {**REASONS, **GROUP_REASONS}
 
 
-@pytest.mark.parametrize("module", ["groups", "failures", "plan"])
-def test_every_reason_of_a_group_is_listed(module: str) -> None:
+def reasons(module: str, positions: dict[str, int]) -> set[str]:
+    """What the calls of these names in a module of the core give as their reason: words, or constants that name one."""
     tree = ast.parse((ROOT / f"operator/berth/core/{module}.py").read_text())
+    names = vars(importlib.import_module(f"berth.core.{module}"))
     found = set()
     for call in [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]:
-        position = {"Judgement": 1, "Failure": 0}.get(call.func.id)
-        if position is not None and len(call.args) > position and isinstance(call.args[position], ast.Constant):
-            found.add(call.args[position].value)
+        position = positions.get(call.func.id)
+        given = call.args[position] if position is not None and len(call.args) > position else None
+        if isinstance(given, ast.Constant):
+            found.add(given.value)
+        elif isinstance(given, ast.Name) and given.id.isupper():
+            found.add(names[given.id])
     assert found
-    assert found <= set(GROUP_REASONS)
+    return found
+
+
+@pytest.mark.parametrize("module", ["groups", "failures", "plan"])
+def test_every_reason_of_a_group_is_listed(module: str) -> None:
+    assert reasons(module, {"Judgement": 1, "Failure": 0}) <= set(GROUP_REASONS)
 
 
 @pytest.mark.parametrize("module", ["status", "pools", "conditions", "resilience"])
 def test_every_reason_of_a_condition_is_listed(module: str) -> None:
-    tree = ast.parse((ROOT / f"operator/berth/core/{module}.py").read_text())
-    found = set()
-    for call in [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]:
-        if call.func.id == "Condition" and len(call.args) > 2 and isinstance(call.args[2], ast.Constant):
-            found.add(call.args[2].value)
-    assert found
-    assert found <= set(REASONS)
+    assert reasons(module, {"Condition": 2}) <= set(REASONS)

@@ -1,4 +1,4 @@
-"""The real `kubectl drain`, started and awaited."""
+"""The real `kubectl`: commands that end, and `kubectl drain`, started and awaited."""
 
 from __future__ import annotations
 
@@ -9,6 +9,23 @@ from pathlib import Path
 
 from berth.local import binaries
 from tests.support.cluster import PATIENCE
+
+
+async def _start(kubeconfig: Path, *arguments: str) -> asyncio.subprocess.Process:
+    program = await asyncio.to_thread(binaries.provide, ["kubectl"])
+    return await asyncio.create_subprocess_exec(
+        *(program["kubectl"], "--kubeconfig", kubeconfig, *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+
+
+async def kubectl(kubeconfig: Path, *arguments: str) -> str:
+    """What a command says; it must succeed."""
+    process = await _start(kubeconfig, *arguments)
+    out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+    return out.decode()
 
 
 class Drain:
@@ -42,13 +59,8 @@ class Drain:
 
 @asynccontextmanager
 async def draining(kubeconfig: Path, node: str) -> AsyncIterator[Drain]:
-    kubectl = await asyncio.to_thread(binaries.provide, ["kubectl"])
-    process = await asyncio.create_subprocess_exec(
-        *(kubectl["kubectl"], "--kubeconfig", kubeconfig, "drain", node, "--ignore-daemonsets"),
-        *("--delete-emptydir-data", "--timeout=120s"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
+    options = ("--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s")
+    process = await _start(kubeconfig, "drain", node, *options)
     drain = Drain(process)
     try:
         yield drain
