@@ -1,4 +1,4 @@
-"""No reason that a condition may carry is missing in the runbook, and none in the list of reasons."""
+"""No reason that a condition may carry is missing in the runbook, and none in the list of reasons; nor a proof."""
 
 from __future__ import annotations
 
@@ -46,3 +46,14 @@ def test_every_reason_of_a_group_is_listed(module: str) -> None:
 @pytest.mark.parametrize("module", ["status", "pools", "conditions", "resilience"])
 def test_every_reason_of_a_condition_is_listed(module: str) -> None:
     assert reasons(module, {"Condition": 2}) <= set(REASONS)
+
+
+def test_every_test_that_the_record_of_failures_names_is_there() -> None:
+    named = set(re.findall(r"`(test_[a-z_]+)`", (ROOT / "docs/designs/015-failures.md").read_text()))
+    defined = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^ *(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    assert named
+    assert named <= defined
