@@ -29,6 +29,7 @@ from berth.core.moves.underway import Underway, look, underway, unmark
 from berth.core.moves.underway import orders as move_orders
 from berth.core.observed import Answer, Ask, Group, Member, Snapshot
 from berth.core.placement.decide import Decision
+from berth.core.recovery import RecoveryPolicy
 from berth.core.render import (
     DeploymentRef,
     GroupTemplate,
@@ -260,10 +261,12 @@ def _rollout(
         gpu_limit=spec.objectives.limits.gpus,
         surge=spec.update.surge == "WhenCapacity",
         max_unavailable=spec.update.max_unavailable,
-        max_failures=recovery.max_failures,
-        failure_window=seconds(recovery.window),
-        initial_backoff=seconds(recovery.initial_backoff),
-        max_backoff=seconds(recovery.max_backoff),
+        recovery=RecoveryPolicy(
+            recovery.max_failures,
+            seconds(recovery.window),
+            seconds(recovery.initial_backoff),
+            seconds(recovery.max_backoff),
+        ),
         deadline=seconds(spec.update.deadline),
         down_to_needed=spec.disruption.when_no_capacity == "DownToNeeded",
         changes_allowed=spec.pause == "None",

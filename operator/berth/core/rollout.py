@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from itertools import count
 
 from berth import labels
-from berth.core.failures import DRAINED
 from berth.core.observed import Group, Shortage
+from berth.core.recovery import RecoveryPolicy, Setback, setback
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,7 @@ class RolloutPolicy:
     gpu_limit: int | None
     surge: bool
     max_unavailable: int
-    max_failures: int
-    failure_window: float
-    initial_backoff: float
-    max_backoff: float
+    recovery: RecoveryPolicy
     deadline: float
     down_to_needed: bool = False
     """Without room for their replacements displaced groups leave as long as those that are needed stay."""
@@ -63,6 +60,8 @@ class Rollout:
     blocked: Shortage | None = None
     stalled: str = ""
     """Over the failure budget: the words for the condition, else empty."""
+    backing_off: str = ""
+    """Groups failed repeatedly and the next attempt waits: the words for it, else empty."""
     retry_after: float | None = None
     updating: bool = False
     """Groups of an older template are still there."""
@@ -101,7 +100,10 @@ def plan_rollout(
     if not policy.changes_allowed:
         lost = {group.group for group in groups if group.lifecycle == labels.FAILED}
         missing = [slot for slot in missing if slot in lost]
-    setbacks = {slot: _setback(groups, slot, shortages.get(slot), policy, now, jitter) for slot in slots}
+    setbacks = {
+        slot: setback(groups, slot, policy.template_hash, shortages.get(slot), policy.recovery, now, jitter)
+        for slot in slots
+    }
     budget = _GPUBudget(groups, policy)
     create: list[NewGroup] = []
     blocked: Shortage | None = None
@@ -134,13 +136,14 @@ def plan_rollout(
     started = _unproven(alive, serving, policy, outdated, restless) if policy.changes_allowed else []
     left = {group.name: (group.waiting_since or now) + policy.deadline - now for group in started}
     delays = [*left.values()]
-    delays += [setback.delay for setback in waiting if setback.holds]
+    delays += [each.delay for each in waiting if each.holds]
     return Rollout(
         tuple(create),
         tuple(retire),
         tuple(group for group in started if left[group.name] <= 0),
         blocked,
-        "; ".join(setback.words for setback in waiting if setback.words),
+        "; ".join(each.spent for each in waiting if each.spent),
+        "; ".join(each.backing_off for each in waiting if each.backing_off),
         min((delay for delay in delays if delay > 0), default=None),
         updating=bool(outdated),
         displaced=tuple(group for group in restless if group not in retire) if policy.changes_allowed else (),
@@ -241,7 +244,7 @@ class _Departure:
     create: tuple[int, ...] = ()
     retire: tuple[Group, ...] = ()
     held: str = ""
-    waiting: tuple[_Setback, ...] = ()
+    waiting: tuple[Setback, ...] = ()
 
 
 def _make_way(
@@ -252,7 +255,7 @@ def _make_way(
     shortages: Mapping[int, Shortage],
     policy: RolloutPolicy,
     budget: _GPUBudget,
-    setbacks: Mapping[int, _Setback],
+    setbacks: Mapping[int, Setback],
 ) -> _Departure:
     """Replacements first, all at once; a group leaves before its own serves only where the user lets it.
 
@@ -261,7 +264,7 @@ def _make_way(
     create: list[int] = []
     retire: list[Group] = []
     held: list[str] = []
-    waiting: list[_Setback] = []
+    waiting: list[Setback] = []
     left = {group.name for group in alive if group.name in routed and group not in retiring}
     for slot in sorted({group.group for group in restless} & set(setbacks)):
         here = [group for group in restless if group.group == slot]
@@ -298,57 +301,13 @@ def _why_held(group: Group, shortage: Shortage | None, left: int, policy: Rollou
 
 
 @dataclass(frozen=True)
-class _Setback:
-    """What the failures of a slot mean for its next incarnation."""
-
-    delay: float = 0.0
-    """Seconds to wait before it is made."""
-    words: str = ""
-    """Not empty when the failure budget is spent."""
-
-    @property
-    def holds(self) -> bool:
-        return self.delay > 0
-
-
-def _setback(
-    groups: Sequence[Group], slot: int, shortage: Shortage | None, policy: RolloutPolicy, now: float, jitter: float
-) -> _Setback:
-    """The first failure is replaced at once; from the second on the delay doubles, up to the failure budget.
-
-    Only failures of the wanted template count, so that a corrected spec starts afresh; and no drains, else one
-    node drained after the other would spend the budget of a group that takes long to load.
-    """
-    if shortage is not None and shortage.until is not None and shortage.until > now:
-        return _Setback(shortage.until - now)
-    times = sorted(
-        group.failed_at
-        for group in groups
-        if group.group == slot
-        and group.lifecycle == labels.FAILED
-        and group.template_hash == policy.template_hash
-        and group.failure_reason != DRAINED
-        and group.failed_at is not None
-        and now - group.failed_at < policy.failure_window
-    )
-    if len(times) >= policy.max_failures:
-        until = times[-policy.max_failures] + policy.failure_window - now
-        words = f"g{slot} failed {len(times)} times within {policy.failure_window:.0f}s"
-        return _Setback(max(until, 1.0), f"{words} (recovery.maxFailures {policy.max_failures})")
-    if len(times) < 2:
-        return _Setback()
-    backoff = min(policy.initial_backoff * 2.0 ** (len(times) - 2), policy.max_backoff)
-    return _Setback(max(0.0, times[-1] + backoff * (1.0 + 0.2 * jitter) - now))
-
-
-@dataclass(frozen=True)
 class _Step:
     """One move of an update; `create` is the slot that gets another incarnation."""
 
     create: int | None = None
     retire: tuple[Group, ...] = ()
     blocked: Shortage | None = None
-    waiting: tuple[_Setback, ...] = ()
+    waiting: tuple[Setback, ...] = ()
 
 
 def _update_one(
@@ -359,7 +318,7 @@ def _update_one(
     shortages: Mapping[int, Shortage],
     policy: RolloutPolicy,
     budget: _GPUBudget,
-    setbacks: Mapping[int, _Setback],
+    setbacks: Mapping[int, Setback],
     slots_missing: bool,
 ) -> _Step:
     """The next move of an update; called only when nothing else is on its way out.

@@ -287,8 +287,12 @@ def _progress_reason(facts: _Facts) -> str:
         return "Paused"
     if facts.plan.rollout.stalled:
         return "FailureBudgetSpent"
+    if facts.missing and facts.shortage is not None:
+        return _listed(facts.shortage.reason)
+    if facts.plan.rollout.backing_off:
+        return "BackingOff"
     if facts.missing:
-        return _listed(facts.shortage.reason) if facts.shortage else "GroupsMissing"
+        return "GroupsMissing"
     if facts.plan.move_step is not None:
         return "Moving"
     if facts.plan.rollout.updating:
@@ -348,7 +352,8 @@ def _summary_message(facts: _Facts) -> str:
         return f"Stalled: {plan.rollout.stalled}"
     if facts.failed:
         group, judgement = facts.failed[-1]
-        return f"Group g{group.group} failed: {judgement.reason}"
+        again = f"; {plan.rollout.backing_off}" if plan.rollout.backing_off else ""
+        return f"Group g{group.group} failed: {judgement.reason}{again}"
     if facts.missing and facts.shortage is not None:
         what = "Refused" if facts.shortage.reason == "ApiRefused" else "Waiting for GPUs"
         return f"{what}: {facts.shortage.message}"
