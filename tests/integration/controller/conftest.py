@@ -271,7 +271,9 @@ async def berth(
 
 
 @pytest.fixture
-async def quick(kubeconfig: Path, site: Site, leaders: ScriptedLeaders, clock: Clock) -> AsyncIterator[RunningBerth]:
+async def quick(
+    operator_kubeconfig: Path, site: Site, leaders: ScriptedLeaders, clock: Clock
+) -> AsyncIterator[RunningBerth]:
     """Like `berth`, with the settings QUICK."""
-    async with running_berth(kubeconfig, site.namespace, leaders, clock, **QUICK) as running:
+    async with running_berth(operator_kubeconfig, site.namespace, leaders, clock, **QUICK) as running:
         yield running

@@ -28,9 +28,9 @@ def made(changes: list[Change], kind: str) -> list[str]:
 
 
 async def test_two_nodes_die_while_berth_is_replaced_and_all_status_is_lost(
-    site: Site, kubeconfig: Path, leaders: ScriptedLeaders, clock: Clock
+    site: Site, operator_kubeconfig: Path, leaders: ScriptedLeaders, clock: Clock
 ) -> None:
-    first = await start_berth(kubeconfig, site.namespace, leaders, clock, **QUICK)
+    first = await start_berth(operator_kubeconfig, site.namespace, leaders, clock, **QUICK)
     await site.create(site.deployment(await site.pool(nodes=5), tp=8, groups=3))
     await site.settled()
     lost = [await pod_of(site, "g0"), await pod_of(site, "g1")]
@@ -41,7 +41,7 @@ async def test_two_nodes_die_while_berth_is_replaced_and_all_status_is_lost(
         await first.kill()
         await site.cluster.delete("leases", "berth-operator", site.namespace)
         await site.wipe_status()
-        async with running_berth(kubeconfig, site.namespace, leaders, clock, **QUICK):
+        async with running_berth(operator_kubeconfig, site.namespace, leaders, clock, **QUICK):
             for slot in ("g0", "g1"):
                 await replaced(site, slot, 2)
             await site.settled()

@@ -84,10 +84,12 @@ async def test_a_node_that_dies_is_cut_off_and_its_group_replaced_elsewhere(
 
 
 async def test_a_suspicion_that_was_wrong_costs_nothing_and_is_counted(
-    site: Site, kubeconfig: Path, leaders: ScriptedLeaders, clock: Clock
+    site: Site, operator_kubeconfig: Path, leaders: ScriptedLeaders, clock: Clock
 ) -> None:
     """The Lease stops, the leader is out of reach for a moment, and answers again."""
-    async with running_berth(kubeconfig, site.namespace, leaders, clock, **{**QUICK, "node_silent": 600.0}) as berth:
+    async with running_berth(
+        operator_kubeconfig, site.namespace, leaders, clock, **{**QUICK, "node_silent": 600.0}
+    ) as berth:
         await site.create(site.deployment(await site.pool(nodes=3), tp=8, groups=2))
         await site.settled()
         suspect = await pod_of(site, "g0")
