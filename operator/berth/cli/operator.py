@@ -67,7 +67,6 @@ def clear(timeout: int, yes: bool) -> None:
 
     if not yes:
         raise click.ClickException("this deletes every LLMDeployment of the cluster and its pods: give --yes")
-    settings = Settings.from_environment(os.environ)
     told = ""
 
     def tell(words: str) -> None:
@@ -76,6 +75,7 @@ def clear(timeout: int, yes: bool) -> None:
         click.echo(f"left: {words}")
 
     async def main() -> None:
+        settings = Settings.from_environment(os.environ)
         async with ApiClient(await auth.configuration(settings.kubeconfig, settings.context)) as api:
             async with asyncio.timeout(timeout):
                 await clear_all(KubeClient(api), tell)
