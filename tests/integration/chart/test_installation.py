@@ -183,7 +183,8 @@ async def test_the_life_of_an_installation(
     assert await cluster.list("deployments", home) == []
     assert await serve(site, kubeconfig) == serving, "what is served goes on without the operator's installation"
 
-    await helm("install", "berth", CHART, *release[1:], *waiting, values={"crds": {"keep": False}})
+    notes = await helm("install", "berth", CHART, *release[1:], *waiting, values={"crds": {"keep": False}})
+    assert "uninstalling this release deletes every LLMDeployment" in notes
     assert await serve(site, kubeconfig) == serving, "installed again, it finds them"
 
     async with stirred(cluster):
