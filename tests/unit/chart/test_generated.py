@@ -48,7 +48,11 @@ def test_what_kubernetes_validates_is_all_that_stays_open() -> None:
         ("global",),
         ("tolerations", "[]"),
         *(("affinity", kind) for kind in ("nodeAffinity", "podAffinity", "podAntiAffinity")),
-        *(("networkPolicy", "metricsFrom", "[]", kind) for kind in ("podSelector", "namespaceSelector", "ipBlock")),
+        *(
+            ("networkPolicy", *peers, "[]", kind)
+            for peers in (("metricsFrom",), ("egressTo", "[]", "to"))
+            for kind in ("podSelector", "namespaceSelector", "ipBlock")
+        ),
     }
 
 
