@@ -26,6 +26,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from berth.core.measurement.packed import pack
 from berth.core.measurement.report import report
 from berth.core.measurement.samples import HISTOGRAMS, Objectives
 from berth.core.measurement.windows import BATCH_SECONDS, SLOW_BATCHES, Batch
@@ -154,11 +155,12 @@ def hour(reader: Reader, keys: list[Key]) -> None:
     """Fills every series with an hour of batches, as their own first ones at earlier minutes."""
     for key in keys:
         for record in reader._records[key].values():
-            known = list(record.series.batches)
+            known = list(record.series.batches())
             last = known[-1].index
             filled = [replace(known[0], index=last - age) for age in range(SLOW_BATCHES, len(known) - 1, -1)]
-            record.series._batches.clear()
-            record.series._batches.extend([*(own(batch) for batch in filled), *known])
+            over = [*(own(batch) for batch in filled), *known[:-1]]
+            record.series._over.clear()
+            record.series._over.extend(map(pack, over))
             record.series._known = None
 
 

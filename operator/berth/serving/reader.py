@@ -157,7 +157,7 @@ class Reader:
     def _windows(self, records: list[_Record], now: float) -> Windows:
         if len(records) == 1:
             return records[0].series.windows(now)
-        return windows((batch for record in records for batch in record.series.batches), now * self._pace)
+        return windows((batch for record in records for batch in record.series.batches()), now * self._pace)
 
     def keys(self) -> tuple[Hashable, ...]:
         """Deployments that something is known of."""
@@ -170,8 +170,7 @@ class Reader:
         batches: dict[str, list[Batch]] = {}
         for records in list(self._records.values()):
             for record in list(records.values()):
-                some = (batch for batch in record.series.batches if batch.index >= first)
-                batches.setdefault(record.leader.pool, []).extend(some)
+                batches.setdefault(record.leader.pool, []).extend(record.series.batches(first))
         return {pool: PoolMeasured(pool, windows(some, now)) for pool, some in batches.items()}
 
     async def run(self) -> None:

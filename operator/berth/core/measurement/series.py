@@ -7,8 +7,10 @@ samples are warm-up and count for nothing. Bounded: an hour of batches, whatever
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
 
+from berth.core.measurement.packed import Packed, pack, unpack
 from berth.core.measurement.samples import Objectives, Sample, between
 from berth.core.measurement.windows import SLOW_BATCHES, Batch, Windows, batch_index, windows
 
@@ -24,7 +26,8 @@ class Series:
         self.last: Sample | None = None
         self._counts_from = counts_from
         self._pace = pace
-        self._batches: deque[Batch] = deque(maxlen=SLOW_BATCHES + 1)
+        self._over: deque[Batch | Packed] = deque(maxlen=SLOW_BATCHES)
+        self._running: Batch | None = None
         self._known: tuple[tuple[int, float], Windows] | None = None
 
     def add(self, sample: Sample) -> None:
@@ -39,20 +42,26 @@ class Series:
         if tally is None:
             return
         index = batch_index(sample.at * self._pace)
-        if not self._batches or self._batches[-1].index < index:
-            self._batches.append(Batch(index, tally.group_seconds, tally))
+        running = self._running
+        if running is not None and running.index >= index:
+            self._running = Batch(index, running.seconds + tally.group_seconds, running.tally + tally)
             return
-        running = self._batches.pop()
-        self._batches.append(Batch(index, running.seconds + tally.group_seconds, running.tally + tally))
+        if running is not None:
+            self._over.append(pack(running))
+        self._running = Batch(index, tally.group_seconds, tally)
 
-    @property
-    def batches(self) -> tuple[Batch, ...]:
-        return tuple(self._batches)
+    def batches(self, first: int = 0) -> Iterator[Batch]:
+        """From the minute of index `first` on, the oldest first."""
+        for each in self._over:
+            if each.index >= first:
+                yield unpack(each) if isinstance(each, Packed) else each
+        if self._running is not None and self._running.index >= first:
+            yield self._running
 
     def windows(self, now: float) -> Windows:
         """As they are at `now`."""
         key = batch_index(now * self._pace), self.last.at if self.last else 0.0
         known = self._known
         if known is None or known[0] != key:
-            known = self._known = key, windows(tuple(self._batches), now * self._pace)
+            known = self._known = key, windows(self.batches(), now * self._pace)
         return known[1]

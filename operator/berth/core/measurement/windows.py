@@ -43,7 +43,7 @@ class Window:
     """What is known of a span of time that ends now. Rates are those of everything in it together."""
 
     batches: tuple[Batch, ...] = ()
-    """Rising by index; minutes without any reading are missing."""
+    """Rising by index; minutes without any reading are missing. Of their tallies only what met the objectives."""
     tally: Tally = field(default_factory=Tally)
     """All batches together."""
 
@@ -128,7 +128,15 @@ def windows(batches: Iterable[Batch], now: float) -> Windows:
     recent = tuple(batch for batch in ordered if batch.index >= last - FAST_BATCHES)
     before = _tally(ordered[: len(ordered) - len(recent)])
     fast = _tally(recent)
-    return Windows(Window(recent, fast), Window(ordered, before + fast))
+    outlines = tuple(map(_outline, ordered))
+    return Windows(Window(outlines[len(ordered) - len(recent) :], fast), Window(outlines, before + fast))
+
+
+def _outline(batch: Batch) -> Batch:
+    """What is asked of single minutes: windows are kept for each leader, and an hour of whole ones is large."""
+    tally = batch.tally
+    met = Tally(first_token_met=tally.first_token_met, per_token_met=tally.per_token_met)
+    return Batch(batch.index, batch.seconds, met)
 
 
 def _together(batches: Sequence[Batch]) -> Batch:
