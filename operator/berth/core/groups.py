@@ -66,6 +66,7 @@ FORCE_AFTER_SECONDS = 30.0
 """How long after its time a pod on a silent node is given before it is removed by force, where the user allows that."""
 AWAITING_FLIP = "AwaitingFlip"
 """Proven, and without requests until its whole move is."""
+RESUMING = "Resuming"
 BIND_TIMEOUT_SECONDS = 60.0
 """A member pinned to a planned node that is still unbound after this lost a race: everything is released."""
 
@@ -187,7 +188,7 @@ def _progress(group: Group, answer: Answer | None, policy: GroupPolicy, now: flo
     leader = group.leader
     if leader is not None and _drains(leader, answer):
         message = f"{leader.name} is told to take requests again"
-        return Judgement(State.WARMING, "Resuming", message, (Resume(leader),))
+        return Judgement(State.WARMING, RESUMING, message, (Resume(leader),))
     if stopped or leader is None or not leader.ready:
         return _not_ready(stopped[0] if stopped else leader)
     proven = leader.token_restarts == leader.restarts

@@ -405,9 +405,11 @@ def _question(group: Group, judgement: Judgement) -> Ask | None:
     leader = group.leader
     if judgement.needs_answer:
         return Ask.DRAINED if group.lifecycle in (labels.RETIRING, labels.FAILED) else Ask.FIRST
+    if group.lifecycle != labels.COMMITTED or judgement.state is group_life.State.FAILED:
+        return None
+    # Whether one that was told to take requests again does so is heard from its page, proven or not.
     proven = leader is not None and leader.token_restarts == leader.restarts
-    watched = proven and group.lifecycle == labels.COMMITTED and judgement.state is not group_life.State.FAILED
-    return Ask.PROGRESS if watched else None
+    return Ask.PROGRESS if proven or judgement.reason == group_life.RESUMING else None
 
 
 def _soonest(delays: list[float | None]) -> float | None:
