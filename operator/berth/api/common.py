@@ -26,6 +26,7 @@ __all__ = [
     "format_duration",
     "number",
     "parse",
+    "read",
     "seconds",
 ]
 
@@ -123,15 +124,20 @@ def parse(model: type[Object], obj: Any, *, known_fields_only: bool = False) -> 
     Raises:
         InvalidSpec: reason `Invalid`; the message names each field (at most five), its bound and the remedy.
     """
+    return read(model, obj, known_fields_only=known_fields_only)[0]
+
+
+def read(model: type[Object], obj: Any, *, known_fields_only: bool = False) -> tuple[Object, Any]:
+    """As `parse`, and beside it what was read: `obj` without the fields of status that make no sense here."""
     extra: Literal["forbid", "ignore"] = "forbid" if known_fields_only else "ignore"
     try:
-        return model.model_validate(obj, extra=extra)
+        return model.model_validate(obj, extra=extra), obj
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
         unreadable = {entry["loc"][1] for entry in errors if entry["loc"][:1] == ("status",) and len(entry["loc"]) > 1}
         if isinstance(obj, Mapping) and isinstance(obj.get("status"), Mapping) and unreadable:
             status = {key: value for key, value in obj["status"].items() if key not in unreadable}
-            return parse(model, {**obj, "status": status}, known_fields_only=known_fields_only)
+            return read(model, {**obj, "status": status}, known_fields_only=known_fields_only)
         raise InvalidSpec("Invalid", describe(errors)) from None
 
 

@@ -16,6 +16,7 @@ from berth.api.schema import DnsName, Int, LabelValue, Matches, Model, Rule, Sat
 from berth.api.status import Count, Failover, Name, Time, Words
 
 MAX_MEMBERS = 64
+MAX_INCARNATION = 1_000_000
 
 GroupState = Literal["Reserved", "Starting", "Warming", "Serving", "Draining", "Failed"]
 """Life of an incarnation; it ends by being deleted."""
@@ -53,7 +54,7 @@ class ReplicaGroupSpec(Model):
         Matches("g(0|[1-9][0-9]*)", "must be g0, g1, ...: correct it"),
     ]
     """Group of the deployment: g0, g1, ..."""
-    incarnation: Annotated[Int, Field(ge=1, le=1_000_000)]
+    incarnation: Annotated[Int, Field(ge=1, le=MAX_INCARNATION)]
     """Which life of the group this is, from 1."""
     allocation: GroupAllocation
     """Where and how the copy runs."""

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from berth import labels
-from berth.api.llmdeployment import LLMDeployment, parse_llmdeployment
+from berth.api.common import read
+from berth.api.llmdeployment import LLMDeployment
 from berth.controller import parse
 from berth.controller.copies import Copies
 from berth.controller.nodewatch import NodeWatch
@@ -68,12 +69,12 @@ class Observer:
 
     async def snapshot(self, raw: Object, answers: Mapping[str, Answer], shortages: Mapping[int, Shortage]) -> Snapshot:
         """Raises InvalidSpec if the stored object cannot be read by this release."""
-        deployment = parse_llmdeployment(raw)
+        deployment, readable = read(LLMDeployment, raw)
         uid = deployment.metadata.uid
         groups = await self._groups(uid)
         return Snapshot(
             deployment=deployment,
-            raw=raw,
+            raw=readable,
             groups=groups,
             stray_incarnations=self._stray_incarnations(uid, groups),
             answers=answers,

@@ -257,6 +257,7 @@ class Snapshot:
 
     deployment: LLMDeployment
     raw: Mapping[str, Any]
+    """The object, without the fields of status that this release cannot read: what is there has the API's types."""
     groups: tuple[Group, ...]
     stray_incarnations: Mapping[int, int]
     """By slot: the highest incarnation of pods whose ReplicaGroup is gone; their names are still taken."""

@@ -16,6 +16,7 @@ from typing import Any, Final
 from berth import labels
 from berth.api.common import seconds
 from berth.api.llmdeployment import LLMDeployment
+from berth.api.replicagroup import MAX_INCARNATION
 from berth.core import groups as group_life
 from berth.core.actions import Action, DeleteConfigMap, Ensure, Mark, Record, Reserve, Restore, SetServing
 from berth.core.disruption import Notices, displaced
@@ -297,8 +298,9 @@ def _former_incarnations(snapshot: Snapshot) -> dict[int, int]:
     former = dict(snapshot.stray_incarnations)
     for told in (snapshot.raw.get("status") or {}).get("groups") or ():
         if named := _SLOT.fullmatch(str(told.get("name"))):
-            slot = int(named[1])
-            former[slot] = max(former.get(slot, 0), int(told.get("incarnation") or 0))
+            slot, incarnation = int(named[1]), told.get("incarnation") or 0
+            if incarnation < MAX_INCARNATION:  # or somebody else wrote it, and no name could follow
+                former[slot] = max(former.get(slot, 0), incarnation)
     return former
 
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from berth import labels
-from berth.api.llmdeployment import parse_llmdeployment
+from berth.api.common import read
+from berth.api.llmdeployment import LLMDeployment
 from berth.controller import parse
 from berth.core import actions as do
 from berth.core.conditions import GROUP_REASONS, REASONS
@@ -100,9 +101,9 @@ class Simulation(Cluster):
             if owner_of(pod) not in known:
                 slot, incarnation = parse.incarnation(pod)
                 strays[slot] = max(strays[slot], incarnation)
-        raw = copy_of(self.stored)
+        deployment, raw = read(LLMDeployment, copy_of(self.stored))
         return Snapshot(
-            deployment=parse_llmdeployment(raw),
+            deployment=deployment,
             raw=raw,
             groups=tuple(sorted(groups, key=lambda group: (group.group, group.incarnation))),
             stray_incarnations=strays,

@@ -1,0 +1,71 @@
+"""What somebody else wrote into status, or a newer release: never an error, and never a reason to touch what serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.unit.core.cluster import copy_of
+from tests.unit.core.simulation import Simulation, deployment
+
+ODD: tuple[Any, ...] = (None, "x", -1, [], [5], {"a": 1}, [{"name": 3}], 10**30)
+SELDOM = {
+    "calibration": [{"scope": "pool/h100", "metric": "step", "factor": "1.1", "samples": 3}],
+    "moves": {
+        "current": {"id": "m1", "phase": "Starting"},
+        "recent": [{"id": "m0", "result": "Completed", "finishedAt": "2026-01-01T00:00:00Z"}],
+        "hold": {"reason": "CoolingDown", "message": "the last move was just now"},
+    },
+    "request": {"text": "rollback", "result": "Done", "at": "2026-01-01T00:00:00Z"},
+    "lastFailover": {"group": "g0", "reason": "MemberFailed", "at": "2026-01-01T00:00:00.000Z"},
+}
+"""Beside what every deployment has."""
+
+
+def paths(node: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Of everything down to the fields of the first item of a list."""
+    if here:
+        yield here
+    children = node.items() if isinstance(node, dict) else enumerate(node[:1]) if isinstance(node, list) else ()
+    if len(here) < 3:
+        for key, child in children:
+            yield from paths(child, (*here, key))
+
+
+@pytest.fixture(scope="module")
+def serving() -> Simulation:
+    simulation = Simulation(deployment())
+    for _ in range(12):
+        simulation.kubelets()
+        simulation.run_pass()
+    simulation.stored["status"] |= SELDOM
+    return simulation
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_odd_values_anywhere_in_status_stop_no_pass_and_move_nothing(odd: Any, serving: Simulation) -> None:
+    status, groups, pods = (copy_of(each) for each in (serving.stored["status"], serving.groups, serving.pods))
+    for *parents, last in list(paths(status)):
+        broken = node = copy_of(status)
+        for key in parents:
+            node = node[key]
+        node[last] = copy_of(odd)
+        serving.stored["status"] = broken
+        serving.run_pass()
+        assert (serving.groups, serving.pods) == (groups, pods), (*parents, last)
+        assert serving.stored["status"]["readyReplicas"] == 2
+    serving.stored["status"] = status
+
+
+def test_a_number_of_lives_that_nobody_lived_leaves_names_for_those_to_come() -> None:
+    simulation = Simulation(deployment(groups=1))
+    simulation.run_pass()
+    simulation.groups.clear()
+    simulation.pods.clear()
+    simulation.stored["status"]["groups"] = [{"name": "g0", "incarnation": 999_999_999}]
+    for _ in range(12):
+        simulation.kubelets()
+        simulation.run_pass()
+    assert [each["spec"]["incarnation"] for each in simulation.groups.values()] == [1]
