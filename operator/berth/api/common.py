@@ -27,6 +27,7 @@ __all__ = [
     "number",
     "parse",
     "read",
+    "readable",
     "seconds",
 ]
 
@@ -139,6 +140,18 @@ def read(model: type[Object], obj: Any, *, known_fields_only: bool = False) -> t
             status = {key: value for key, value in obj["status"].items() if key not in unreadable}
             return read(model, {**obj, "status": status}, known_fields_only=known_fields_only)
         raise InvalidSpec("Invalid", describe(errors)) from None
+
+
+def readable(model: type[Model], stored: Any) -> dict[str, Any]:
+    """A stored part of an object, such as its status, without the fields that make no sense here."""
+    if not isinstance(stored, Mapping):
+        return {}
+    try:
+        model.model_validate(stored, extra="ignore")
+    except ValidationError as error:
+        unreadable = {entry["loc"][0] for entry in error.errors() if entry["loc"]}
+        return {key: value for key, value in stored.items() if key not in unreadable}
+    return dict(stored)
 
 
 def describe(errors: list[ErrorDetails], *, most: int = 5) -> str:

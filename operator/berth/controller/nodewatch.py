@@ -278,8 +278,10 @@ class NodeWatch:
             elif each.sick:
                 self._bad[name] = next(iter(each.sick.values())).words, now
         for group in self._world.groups.store.all():
-            evidence = (group.get("status") or {}).get("evidence") or {}
-            if evidence.get("cause") not in NODE_FAILURES or parse.lifecycle(group) != labels.FAILED:
+            if parse.lifecycle(group) != labels.FAILED:
+                continue
+            evidence = parse.group_status(group).get("evidence") or {}
+            if evidence.get("cause") not in NODE_FAILURES:
                 continue
             at, node = unix_seconds(evidence.get("observedAt")), evidence.get("node")
             if at is not None and node and node not in self._bad:

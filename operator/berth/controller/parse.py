@@ -9,7 +9,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from berth import labels
-from berth.api.replicagroup import GroupAllocation
+from berth.api.common import readable
+from berth.api.replicagroup import GroupAllocation, ReplicaGroupStatus
 from berth.core.observed import AcceptedRestart, Group, Member, Termination
 from berth.core.render import DeploymentRef, member_labels, replica_group_labels
 from berth.core.render.container import NAME as SERVING_CONTAINER
@@ -67,7 +68,7 @@ def group(replica_group: Manifest, owner: Manifest, pods: Sequence[Manifest]) ->
 
     What follows from the rest is put back where somebody took it away: nobody downstream meets a group without labels.
     """
-    metadata, spec, status = replica_group["metadata"], replica_group["spec"], replica_group.get("status") or {}
+    metadata, spec, status = replica_group["metadata"], replica_group["spec"], group_status(replica_group)
     found, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     number, incarnation = _integer(str(spec["group"]).lstrip("g")) or 0, int(spec["incarnation"])
     allocation = _allocation(spec["allocation"])
@@ -113,13 +114,19 @@ def group(replica_group: Manifest, owner: Manifest, pods: Sequence[Manifest]) ->
     )
 
 
+def group_status(replica_group: Manifest) -> Manifest:
+    """What a ReplicaGroup says of itself, as far as this release can read it."""
+    return readable(ReplicaGroupStatus, replica_group.get("status"))
+
+
 def lifecycle(replica_group: Manifest) -> str:
     """The label, or where it is lost what else tells the same: the times of failure and retirement, the status."""
-    metadata, status = replica_group["metadata"], replica_group.get("status") or {}
+    metadata = replica_group["metadata"]
     annotations = metadata.get("annotations") or {}
     said = (metadata.get("labels") or {}).get(labels.LIFECYCLE, "")
     if said in labels.LIFECYCLES:
         return str(said)
+    status = group_status(replica_group)
     if labels.FAILED_AT in annotations or status.get("state") == "Failed":
         return labels.FAILED
     if labels.RETIRED_AT in annotations or status.get("state") == "Draining":

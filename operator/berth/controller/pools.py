@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from berth import labels
-from berth.api.gpupool import GPUPool, parse_gpupool
+from berth.api.common import readable
+from berth.api.gpupool import GPUPool, GPUPoolStatus, parse_gpupool
 from berth.controller.arbiter import Arbiter
 from berth.controller.nodewatch import NodeWatch
 from berth.controller.shard import Shard
@@ -48,7 +49,7 @@ class PoolReconciler:
         raw = self._world.pools.store.get(None, key.name)
         if raw is None or not self._shard.takes(raw):
             return None
-        stored = raw.get("status") or {}
+        stored = readable(GPUPoolStatus, raw.get("status"))
         generation = int(raw["metadata"].get("generation", 1))
         try:
             pool = parse_gpupool(raw)

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 from berth import labels, logs
-from berth.api.common import seconds
+from berth.api.common import readable, seconds
 from berth.api.llmdeployment import LLMDeployment
+from berth.api.status import LLMDeploymentStatus
 from berth.controller.arbiter import Arbiter, Claim
 from berth.controller.copies import Copies, key_of
 from berth.controller.execute import Executor
@@ -351,7 +352,7 @@ class Reconciler:
     async def _say(self, raw: Object, conditions: list[Condition], message: str) -> bool:
         """Change these conditions and the one line, nothing else; whether that was news."""
         generation = int(raw["metadata"].get("generation", 1))
-        stored = raw.get("status") or {}
+        stored = readable(LLMDeploymentStatus, raw.get("status"))
         before = stored.get("conditions") or ()
         said = {condition.type for condition in conditions}
         merged = merge(conditions, before, generation, self._clock())

@@ -6,6 +6,7 @@ A group that was only suspected has one too, which goes when it answers again: a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ REPLACED: Final = "replacedAfter"
 RESTORED: Final = "restoredAfter"
 PHASES: Final = {DETECTED: "detected", CUT: "traffic_cut", REPLACED: "replaced", RESTORED: "restored"}
 """Field of the status -> label `phase` of the histogram."""
+_DURATION: Final = re.compile("[0-9]{1,12}[.][0-9]s")
+"""As `_seconds` writes it."""
 
 
 def failover_of(
@@ -34,7 +37,7 @@ def failover_of(
 
     `successors` are the later incarnations of its slot.
     """
-    known = dict(group.recorded.get("failover") or {})
+    known = _recorded(group)
     if judgement.reason == UNREACHABLE:
         return known or _begun(_silent_since(group, facts, now), now, cut=True)
     evidence = judgement.evidence or group.recorded_evidence
@@ -85,6 +88,17 @@ def latest(groups: Iterable[Group], records: Mapping[str, Mapping[str, str]]) ->
     record = records[last.name]
     reason = last.failure_reason or str(last.recorded_evidence.get("cause") or "")
     return {"group": f"g{last.group}", **({"reason": reason} if reason else {}), **record}
+
+
+def _recorded(group: Group) -> dict[str, str]:
+    """What stands in the group's status, without what somebody else wrote there: no phase without a beginning."""
+    known: Mapping[str, Any] = group.recorded.get("failover") or {}
+    if unix_seconds(known.get("at")) is None:
+        return {}
+    return {
+        "at": known["at"],
+        **{field: known[field] for field in PHASES if _DURATION.fullmatch(known.get(field) or "")},
+    }
 
 
 def _begun(at: float, now: float, *, cut: bool) -> dict[str, str]:

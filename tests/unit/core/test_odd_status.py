@@ -59,6 +59,48 @@ def test_odd_values_anywhere_in_status_stop_no_pass_and_move_nothing(odd: Any, s
     serving.stored["status"] = status
 
 
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_odd_values_anywhere_in_the_status_of_a_group_stop_no_pass_and_move_nothing(
+    odd: Any, serving: Simulation
+) -> None:
+    """But the UIDs of its pods: another UID means that a pod was replaced."""
+    name = min(serving.groups)
+    before, pods = copy_of(serving.groups[name]), copy_of(serving.pods)
+    told = {
+        "evidence": {"cause": "RestartedInPlace", "exitCode": 1, "occurredAt": "2026-01-01T00:00:00.000Z"},
+        "failover": {"at": "2026-01-01T00:00:00.000Z", "detectedAfter": "1.0s", "replacedAfter": "2.0s"},
+    }
+    status = before["status"] | told
+    for *parents, last in [path for path in paths(status) if path[0] != "memberUIDs"]:
+        broken = node = copy_of(status)
+        for key in parents:
+            node = node[key]
+        node[last] = copy_of(odd)
+        serving.groups[name] = copy_of(before) | {"status": broken}
+        serving.run_pass()
+        assert serving.pods == pods, (*parents, last)
+    serving.groups[name] = before
+    serving.run_pass()
+
+
+@pytest.mark.parametrize(
+    "failover", [{"detectedAfter": "1.0s"}, {"at": "soon"}, {"at": "2026-01-01T00:00:00Z", "replacedAfter": "-"}]
+)
+def test_a_group_with_a_record_that_makes_no_sense_is_replaced_like_any_other(failover: dict[str, str]) -> None:
+    simulation = Simulation(deployment(groups=1))
+    for _ in range(12):
+        simulation.kubelets()
+        simulation.run_pass()
+    (group,) = simulation.groups.values()
+    group["status"]["failover"] = failover
+    simulation.pods.clear()
+    for _ in range(12):
+        simulation.kubelets()
+        simulation.run_pass()
+    assert simulation.stored["status"]["readyReplicas"] == 1
+    assert simulation.stored["status"]["lastFailover"]["group"] == "g0"
+
+
 def test_a_number_of_lives_that_nobody_lived_leaves_names_for_those_to_come() -> None:
     simulation = Simulation(deployment(groups=1))
     simulation.run_pass()
