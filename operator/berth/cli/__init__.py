@@ -18,6 +18,7 @@ from berth.cli.traffic import traffic
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="berth-operator")
 def main() -> None:
     """Berth places, serves and keeps alive large language models on Triton / TensorRT-LLM."""
 

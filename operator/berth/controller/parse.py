@@ -75,7 +75,7 @@ def group(replica_group: Manifest, owner: Manifest, pods: Sequence[Manifest]) ->
     reference = DeploymentRef(owner["name"], metadata["namespace"], owner["uid"])
     due_labels = replica_group_labels(reference, number, incarnation, allocation, spec["templateHash"])
     due_labels[labels.LIFECYCLE] = lifecycle(replica_group)
-    due_annotations = {**_annotations_by_pods(pods), **annotations}
+    due_annotations = _due_annotations(annotations, pods)
     complete = {
         **replica_group,
         "metadata": {**metadata, "labels": {**found, **due_labels}, "annotations": due_annotations},
@@ -162,6 +162,13 @@ def _allocation(raw: Manifest) -> GroupAllocation:
         if not unreadable & set(raw):
             raise
         return _allocation({key: value for key, value in raw.items() if key not in unreadable})
+
+
+def _due_annotations(found: Mapping[str, str], pods: Sequence[Manifest]) -> dict[str, str]:
+    """Pods tell what is lost. Their ConfigMap also what is wrong; their image may be a name that a mirror gave it."""
+    by_pods = _annotations_by_pods(pods)
+    mounted = {key: value for key, value in by_pods.items() if key == labels.CONFIG_MAP}
+    return {**by_pods, **found, **mounted}
 
 
 def _annotations_by_pods(pods: Sequence[Manifest]) -> dict[str, str]:

@@ -216,6 +216,8 @@ LOST: dict[str, Callable[[Manifest], Manifest]] = {
     "a label's sense": lambda group: {"labels": {"berth.dev/lifecycle": "unheard-of", "berth.dev/pool": "other"}},
     "its deployment": lambda group: {"labels": {"berth.dev/deployment": "other", "berth.dev/deployment-uid": "0"}},
     "annotations": lambda group: {"annotations": None},
+    "which files its pods have": lambda group: {"annotations": {"berth.dev/config-map": "other"}},
+    "its part in no move": lambda group: {"labels": {"berth.dev/move-id": "m0", "berth.dev/role": "outgoing"}},
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from berth import labels
 from tests.unit.core.cluster import copy_of
 from tests.unit.core.simulation import Simulation, deployment
 
@@ -99,6 +100,18 @@ def test_a_group_with_a_record_that_makes_no_sense_is_replaced_like_any_other(fa
         simulation.run_pass()
     assert simulation.stored["status"]["readyReplicas"] == 1
     assert simulation.stored["status"]["lastFailover"]["group"] == "g0"
+
+
+def test_the_files_that_pods_have_are_no_matter_of_opinion() -> None:
+    simulation = Simulation(deployment(groups=1))
+    for _ in range(12):
+        simulation.kubelets()
+        simulation.run_pass()
+    (group,) = simulation.groups.values()
+    before = copy_of(group["metadata"])
+    group["metadata"]["annotations"][labels.CONFIG_MAP] = "other"
+    simulation.run_pass()
+    assert group["metadata"] == before
 
 
 def test_a_number_of_lives_that_nobody_lived_leaves_names_for_those_to_come() -> None:

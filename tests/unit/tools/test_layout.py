@@ -1,10 +1,15 @@
-"""Folders of this repository never hide Python's own modules."""
+"""What holds of the repository as a whole: its folders hide none of Python's modules, its release has one number."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+from click.testing import CliRunner
+
+from berth.cli import main
 
 ROOT = Path(__file__).parents[3]
 
@@ -18,6 +23,12 @@ def test_the_folder_operator_is_no_package() -> None:
     standard, ours = map(Path, found.split())
     assert not standard.is_relative_to(ROOT)
     assert ours.is_relative_to(ROOT / "operator")
+
+
+def test_the_command_says_which_release_it_is() -> None:
+    release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    result = CliRunner().invoke(main, ["--version"], prog_name="berth")
+    assert (result.exit_code, result.output) == (0, f"berth, version {release}\n")
 
 
 def test_folders_of_tests_are_no_packages_and_none_is_called_operator() -> None:
