@@ -89,7 +89,7 @@ BENCHES := $(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_
 bench: $(BENCHES)
 	@echo "SKIPPED: Berth beside a LeaderWorkerSet and a Deployment, which needs containers: make bench-peers"
 $(BENCHES): bench-%: setup
-	$(BIN)/python -m benchmarks.bench_$*
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench_$*
 
 # Berth beside a LeaderWorkerSet and a Deployment on the cluster of the end-to-end tests; RUNS=5 of each fault.
 bench-peers: setup

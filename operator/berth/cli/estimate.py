@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
+import io
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 ADDED = ("predicted", "low", "high", "verdict")
 NEEDED = ("model", "gpu", "metric")
+_NO_FIGURES = {"predicted": "", "low": "", "high": ""}
+_TOO_MANY = "\0"  # not a column: why this row cannot be read
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CHUNK = 2000  # rows predicted together: fast enough, and memory stays small however long the file is
 
 
@@ -62,7 +67,11 @@ def estimate(source: Path, target: Path) -> None:
                 writer.writeheader()
                 for rows in _chunks(reader):
                     writer.writerows(_predicted(rows))
+    except BrokenPipeError:
+        raise  # whoever reads has seen enough
     except (OSError, UnicodeDecodeError, EOFError, csv.Error) as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise click.ClickException(f"--out {target}: {error.strerror}") from None
         raise click.ClickException(f"{source}: cannot be read as CSV: {error}") from None
 
 
@@ -70,7 +79,9 @@ def _predicted(rows: list[dict[str, str]]) -> Iterator[Mapping[str, str]]:
     from berth.estimator.rows import predict_rows
 
     for row, prediction in zip(rows, predict_rows(rows), strict=True):
-        yield {**{k: v for k, v in row.items() if k not in ADDED}, **_cells(prediction)}
+        longer = {} if row.get(_TOO_MANY) is None else {"verdict": f"unsupported: {row[_TOO_MANY]}", **_NO_FIGURES}
+        own = {name: value for name, value in row.items() if name not in (*ADDED, _TOO_MANY)}
+        yield {**own, **_cells(prediction), **longer}
 
 
 def _cells(prediction: Prediction) -> dict[str, str]:
@@ -82,9 +93,10 @@ def _cells(prediction: Prediction) -> dict[str, str]:
 def _chunks(reader: csv.DictReader[str]) -> Iterator[list[dict[str, str]]]:
     chunk: list[dict[str, str]] = []
     for number, row in enumerate(reader, start=2):
+        cells = {name: value or "" for name, value in row.items() if name is not None}
         if None in row:
-            raise csv.Error(f"line {number} has more cells than the header")
-        chunk.append({name: value or "" for name, value in row.items()})
+            cells[_TOO_MANY] = f"row {number} has more cells than the header"
+        chunk.append(cells)
         if len(chunk) == _CHUNK:
             yield chunk
             chunk = []
@@ -95,9 +107,9 @@ def _chunks(reader: csv.DictReader[str]) -> Iterator[list[dict[str, str]]]:
 @contextmanager
 def _reader(path: Path) -> Iterator[TextIO]:
     if str(path) == "-":
-        yield sys.stdin
+        yield io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="")
     elif path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as text:
+        with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as text:
             yield text
     else:
         with path.open(encoding="utf-8-sig", newline="") as text:

@@ -81,9 +81,13 @@ def time_to_first_token(
 def request_time(
     copy: ModelCopy, c: Coefficients, in_flight: Numbers, prompt: Numbers, output: Numbers, max_num_tokens: Numbers
 ) -> Numbers:
-    """From admission to the last token with `in_flight` requests in service."""
+    """From sending to the last token with `in_flight` requests in service.
+
+    Whoever waits for the prompts of the others, all of them are processed: what a scheduler keeps out of the time per
+    token (`Coefficients.interference`) is in the time to first token, and makes no request faster.
+    """
     first = time_to_first_token(copy, c, in_flight, prompt, output, max_num_tokens)
-    return first + (output - 1) * time_per_output_token(copy, c, in_flight, prompt, output, max_num_tokens)
+    return first + (output - 1) * iteration_time(copy, c, in_flight, prompt, output, max_num_tokens, in_flight - 1)
 
 
 def finite_run_throughput(

@@ -65,7 +65,6 @@ def test_pipes_gzip_and_a_second_pass_work(rows: Path, tmp_path: Path) -> None:
         (b"", "column model is missing"),
         (b"a,b\n1,2\n", "column model is missing"),
         (b"\xff\xfe\x00", "cannot be read as CSV"),
-        (b"model,gpu,metric\nx,y,z,too,many\n", "line 2 has more cells than the header"),
     ],
 )
 def test_a_file_that_is_no_table_of_measurements_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
@@ -75,6 +74,27 @@ def test_a_file_that_is_no_table_of_measurements_is_refused(tmp_path: Path, cont
     assert result.exit_code == 1
     assert words in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_row_that_does_not_match_the_header_disturbs_no_other(rows: Path) -> None:
+    first, *rest = rows.read_text().splitlines()
+    odd = [first, f"{rest[0]},too,many", "Llama-2-70B", *rest]
+    result = run("estimate", "--rows", "-", stdin="\r\n".join(odd))
+    after = list(csv.DictReader(io.StringIO(result.output)))
+    assert result.exit_code == 0
+    assert after[0]["verdict"] == "unsupported: row 2 has more cells than the header"
+    assert after[1]["verdict"].startswith("unsupported: ")
+    assert all(row["predicted"] == "" for row in after[:2])
+    assert after[2:] == list(csv.DictReader(io.StringIO(run("estimate", "--rows", str(rows)).output)))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(rows: Path, tmp_path: Path) -> None:
+    marked = b"\xef\xbb\xbf" + rows.read_bytes()
+    packed = tmp_path / "marked.csv.gz"
+    packed.write_bytes(gzip.compress(marked))
+    plain = run("estimate", "--rows", str(rows)).output
+    assert run("estimate", "--rows", str(packed)).output == plain
+    assert run("estimate", "--rows", "-", stdin=marked.decode()).output == plain
 
 
 def test_the_input_is_never_overwritten(rows: Path, tmp_path: Path) -> None:

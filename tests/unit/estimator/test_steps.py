@@ -72,6 +72,16 @@ def test_more_load_never_lowers_latency(candidate: Candidate, clients: int, prom
         assert np.all(np.diff(times) >= -1e-9 * times[:-1])
 
 
+def test_prompts_that_delay_no_token_make_no_request_faster() -> None:
+    candidate = Candidate(model("llama-3.1-70b"), gpu("H100-SXM-80"), 2, 1, "fp8", "fp8")
+    first, mixed = (replace(candidate.coefficients, interference=share) for share in (0.5, 1.0))
+    load = (16.0, 1024.0, 128.0, 8192.0)
+    assert batching.time_per_output_token(candidate.copy, first, *load) < 0.9 * batching.time_per_output_token(
+        candidate.copy, mixed, *load
+    )
+    assert batching.request_time(candidate.copy, first, *load) == batching.request_time(candidate.copy, mixed, *load)
+
+
 @given(candidates(), st.integers(16, 4096), st.integers(2, 2048))
 @settings(max_examples=40, deadline=None)
 def test_throughput_never_falls_when_a_request_joins(candidate: Candidate, prompt: int, output: int) -> None:
