@@ -169,13 +169,13 @@ def request_of(record: dict[str, Any]) -> Sent:
     metadata, metrics = record["metadata"], record.get("metrics") or {}
     began, ended = metadata["request_start_ns"] / 1e9, metadata["request_end_ns"] / 1e9
     first = metrics.get("time_to_first_token")
-    chunks = metrics.get("http_req_chunks_received")
+    gaps = metrics.get("inter_chunk_latency")  # between messages, however the network joined them
     return Sent(
         sent=began,
         first=began + first["value"] / 1000 if first else None,
         last=ended if first else None,
         ended=ended,
         retried=None,
-        tokens=int(chunks["value"]) if chunks else 0,
+        tokens=len(gaps["value"]) + 1 if gaps else 0,
         error=json.dumps(record["error"]) if record.get("error") else "",
     )

@@ -12,7 +12,8 @@ ANSWERED: dict[str, Any] = {
     "metadata": METADATA,
     "metrics": {
         "time_to_first_token": {"value": 250.0, "unit": "ms"},
-        "http_req_chunks_received": {"value": 24, "unit": "count"},
+        "http_req_chunks_received": {"value": 2, "unit": "count"},
+        "inter_chunk_latency": {"value": [10.0, 0.0, 0.0], "unit": "ms"},
     },
     "error": None,
 }
@@ -22,7 +23,7 @@ BROKEN: dict[str, Any] = {"metadata": METADATA, "error": {"code": 503, "type": "
 def test_an_answer_has_its_times_and_tokens() -> None:
     sent = request_of(ANSWERED)
     assert sent.answered
-    assert (sent.sent, sent.first, sent.ended, sent.tokens) == (10.0, 10.25, 12.0, 24)
+    assert (sent.sent, sent.first, sent.ended, sent.tokens) == (10.0, 10.25, 12.0, 4)
 
 
 def test_an_error_is_a_failed_request_even_where_tokens_came() -> None:
