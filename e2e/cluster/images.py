@@ -122,13 +122,13 @@ def operator(release: Path | None = None) -> Archive:
             [system, wheels, place / "berth"],
             settings.entrypoint,
             settings.command,
-            settings.environment,
+            {**settings.environment, **({"LOGNAME": "berth"} if release else {})},  # the first one asked for its user
             settings.user,
         )
         archive.write(place / "image.tar", [image])
 
     name = release.name.removesuffix(".tar.xz") if release else "operator"
-    return _archive(name, [*sources, wheels.name, system.name, *_WRITER], make)
+    return _archive(name, [*sources, "user" if release else "", wheels.name, system.name, *_WRITER], make)
 
 
 def triton() -> Archive:
