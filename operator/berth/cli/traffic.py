@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from berth.estimator.traffic import TrafficProfile
 
 TIME, PROMPT, OUTPUT = "TIMESTAMP", "ContextTokens", "GeneratedTokens"
+MOST_DAYS = 366
+"""Days that a trace may span: minute by minute, a slip in a year would fill the memory."""
 MOST_TOKENS = 10_000_000
 
 
@@ -105,9 +107,17 @@ def _rows(path: Path) -> Iterator[tuple[float, int, int]]:
             raise ValueError(
                 f"{path}, line 1: column {missing[0]} is missing: name the columns {TIME},{PROMPT},{OUTPUT}"
             )
+        first: float | None = None
         for row in reader:
             where = f"{path}, line {reader.line_num}"
-            yield _seconds(where, row[TIME]), _tokens(where, row, PROMPT), _tokens(where, row, OUTPUT)
+            seconds = _seconds(where, row[TIME])
+            first = seconds if first is None else first
+            if abs(seconds - first) > MOST_DAYS * 86_400:
+                raise ValueError(
+                    f"{where}: {TIME} {row[TIME]!r} is more than {MOST_DAYS} days from the first one: "
+                    "correct or remove the line"
+                )
+            yield seconds, _tokens(where, row, PROMPT), _tokens(where, row, OUTPUT)
 
 
 def _seconds(where: str, text: str | None) -> float:

@@ -81,6 +81,8 @@ def test_the_largest_requested_answer_can_be_given(trace: Path) -> None:
         ("2024-05-12 00:00:01,5,\N{SUPERSCRIPT TWO}", "line 3: GeneratedTokens '\N{SUPERSCRIPT TWO}' must be"),
         ("2024-05-12 00:00:01,5", "line 3: GeneratedTokens '' must be"),
         ("yesterday,5,6", "line 3: TIMESTAMP 'yesterday' is not a time such as 2023-11-16 18:15:46.68"),
+        ("2204-05-12 00:00:00,5,6", "line 3: TIMESTAMP '2204-05-12 00:00:00' is more than 366 days from the first one"),
+        ("0001-01-01 00:00:00,5,6", "is more than 366 days from the first one: correct or remove the line"),
         ("", "at least two requests at different times are needed"),
         ("2024-05-12 00:00:00,5,6", "at least two requests at different times are needed"),
     ],
