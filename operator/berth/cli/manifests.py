@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from berth.api.gpupool import GPUPool
     from berth.api.llmdeployment import LLMDeployment
+
+_MOST_NODES: Final = 10_000
+"""Nodes of a pool in a file; twice as many as Kubernetes supports in a cluster."""
 
 
 def documents(file: Any) -> list[dict[str, Any]]:
@@ -62,7 +65,29 @@ def parsed_pool(manifest: dict[str, Any]) -> GPUPool:
     except InvalidSpec as error:
         raise InvalidSpec(error.reason, f"GPUPool {name}: {error}") from None
     gpu_of(pool)
+    _check_nodes(f"GPUPool {name} status", manifest.get("status"), pool.spec.gpus_per_node)
     return pool
+
+
+def _check_nodes(where: str, status: Any, gpus_per_node: int) -> None:
+    """Refuses numbers of nodes that nobody can have: reading an object forgives them, a plan must not."""
+    from berth.errors import InvalidSpec
+
+    told = status if isinstance(status, Mapping) else {}
+    nodes, frees = told.get("nodes"), told.get("freePerNode")
+    if nodes is not None and not _is_count(nodes):
+        raise InvalidSpec("InvalidSpec", f"{where}.nodes: {nodes!r} must be a whole number from 0 to {_MOST_NODES}")
+    for free, count in frees.items() if isinstance(frees, Mapping) else ():
+        if not (str(free).isascii() and str(free).isdecimal() and int(free) <= gpus_per_node and _is_count(count)):
+            words = f"free GPUs from 0 to spec.gpusPerNode ({gpus_per_node}) to a number of nodes"
+            raise InvalidSpec("InvalidSpec", f"{where}.freePerNode: {free!r}: {count!r} must be {words}")
+    spoken = sum(frees.values()) if isinstance(frees, Mapping) else 0
+    if spoken > (nodes or 0):
+        raise InvalidSpec("InvalidSpec", f"{where}.freePerNode: speaks of {spoken} nodes, nodes of {nodes or 0}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_NODES
 
 
 def _stored(manifest: Mapping[str, Any]) -> bool:

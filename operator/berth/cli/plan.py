@@ -82,6 +82,10 @@ def plan(
     from berth.errors import BerthError
 
     wanted: list[Change] = []
+    if picture is not None:
+        from berth.cli.plot import check_name
+
+        check_name(picture)
     try:
         found = documents(filename)
         pools = [*found, *documents(pools_file)] if pools_file is not None else found

@@ -26,10 +26,14 @@ _NEAR = 0.03
 _FORMATS = (".png", ".svg")
 
 
-def draw(planned: Planned, path: Path) -> None:
-    """Write both pictures side by side to `path`."""
+def check_name(path: Path) -> None:
+    """Refuses a file that is no picture, before anything is computed for it."""
     if path.suffix not in _FORMATS:
         raise click.ClickException(f"--plot {path}: must end in {' or '.join(_FORMATS)}")
+
+
+def draw(planned: Planned, path: Path) -> None:
+    """Write both pictures side by side to `path`, whose name was checked."""
     try:
         import matplotlib.backends.backend_agg
         import matplotlib.figure

@@ -129,6 +129,7 @@ def test_what_if_changes_the_question_and_says_so(plan: Any) -> None:
         ),
         ("requestsPerSecond", "--what-if 'requestsPerSecond': write it as key=value, several separated by commas"),
         ("pools.none.pricePerGPUHour=1", "pool none is not there: use one of a100-40, h100"),
+        ("pools.h100.nodes=-1", "GPUPool h100 status.nodes: '-1' must be a whole number from 0 to 10000"),
         ("requestsPerSecond=0", "spec.traffic.requestsPerSecond: must be a decimal number, more than 0"),
         ("requestsPerSecond=NaN", "spec.traffic.requestsPerSecond: must be a decimal number, more than 0"),
         (
@@ -169,6 +170,12 @@ def test_deployments_that_cannot_be_planned_name_the_field(plan: Any, old: str, 
         ("H100-SXM-80", "H900", "GPUPool h100 spec.gpu: gpu 'H900' is not known: use one of H100-SXM-80"),
         ('"2.99"', "-1", "GPUPool h100: spec.pricePerGPUHour: must be a decimal number, more than 0"),
         ("gpusPerNode: 8", "gpusPerNode: 0", "GPUPool h100: spec.gpusPerNode: must be at least 1"),
+        ("---", "status: {nodes: -1}\n---", "GPUPool h100 status.nodes: -1 must be a whole number from 0 to 10000"),
+        ("---", "status: {nodes: many}\n---", "GPUPool h100 status.nodes: 'many' must be a whole number"),
+        ("---", "status: {nodes: 99999999999}\n---", "GPUPool h100 status.nodes: 99999999999 must be a whole number"),
+        ("---", "status: {nodes: 4, freePerNode: {x: 1}}\n---", "status.freePerNode: 'x': 1 must be free GPUs from 0"),
+        ("---", "status: {nodes: 4, freePerNode: {'9': 1}}\n---", "to spec.gpusPerNode (8) to a number of nodes"),
+        ("---", "status: {nodes: 4, freePerNode: {'8': 5}}\n---", "status.freePerNode: speaks of 5 nodes, nodes of 4"),
     ],
 )
 def test_pools_that_make_no_sense_name_the_field(plan: Any, old: str, new: str, words: str) -> None:
