@@ -175,7 +175,8 @@ class Screen:
         reserved = self._prompt + profile.output_tokens.max + self._engine.block_tokens / 2
         mean, square = reserved @ _WEIGHTS, reserved**2 @ _WEIGHTS
         fitting = np.maximum((self._engine.kv_tokens - square / (2 * mean)) / mean, 1)
-        waiting = fitting - 0.5 * np.sqrt(fitting * (square / mean**2 - 1))
+        varied = np.maximum(square / mean**2 - 1, 0)  # where all are alike, rounding makes it less than nothing
+        waiting = fitting - 0.5 * np.sqrt(fitting * varied)
         batch = min(self._engine.max_batch_size, self._engine.max_num_tokens)
         return np.clip(fitting, 1, batch).astype(np.int64), np.clip(waiting, 1, batch).astype(np.int64)
 

@@ -44,6 +44,20 @@ def test_a_request_alone_takes_its_prompt_and_its_steps(method: Method) -> None:
     assert alone.stable
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("prompt", "answer"), [(1, 1), (1, 100), (3, 211), (1155, 211)])
+def test_requests_that_are_all_alike_are_no_special_case(prompt: int, answer: int, method: Method) -> None:
+    alike = TrafficProfile(
+        TokenLengths(prompt, prompt, prompt, field="inputTokens"),
+        TokenLengths(answer, answer, answer, field="outputTokens"),
+        5.4,
+    )
+    found = latency(h100_fp8(1), alike, 0.5, method)
+
+    assert 0 < found.ttft_p95 < 10
+    assert math.isfinite(found.tpot_p95)
+
+
 def test_the_screen_of_a_single_server_is_the_textbook_queue() -> None:
     """One slot and constant steps: M/G/1 in rate and utilisation, so P(busy) is the load whatever the lengths."""
     engine = constant(0.01, batch=1)
