@@ -39,10 +39,13 @@ def the_deployment(found: Sequence[dict[str, Any]], name: str) -> dict[str, Any]
 
 
 def parsed_deployment(manifest: dict[str, Any]) -> LLMDeployment:
-    """With traffic. Raises InvalidSpec."""
+    """With traffic, and in namespace `default` if it names none. Raises InvalidSpec."""
     from berth.api.llmdeployment import parse_llmdeployment
     from berth.errors import InvalidSpec
 
+    metadata = manifest.get("metadata")
+    if isinstance(metadata, Mapping) and not metadata.get("namespace"):
+        manifest = {**manifest, "metadata": {**metadata, "namespace": "default"}}
     deployment = parse_llmdeployment(manifest, known_fields_only=not _stored(manifest))
     if deployment.spec.traffic is None:
         raise InvalidSpec(

@@ -143,14 +143,21 @@ def _planned(deployment: LLMDeployment, pools: Sequence[GPUPool]) -> Planned:
     from berth.core.placement.question import question
     from berth.core.placement.size import size
     from berth.core.placement.supply import supply_of_object
+    from berth.core.pools import overlapping
 
-    namespace = deployment.metadata.namespace or "default"
-    by_name = {pool.metadata.name: pool for pool in pools}
+    namespace = deployment.metadata.namespace
+    by_name: dict[str, GPUPool] = {}
+    for pool in pools:
+        if by_name.setdefault(pool.metadata.name, pool) is not pool:
+            raise ValueError(f"GPUPool {pool.metadata.name}: is given twice: remove one of them or rename it")
+    overlaps = overlapping(pools)
     accept(deployment, by_name, frozenset())
     asked = question(deployment)
     allowed = deployment.spec.placement.pools
     supplies = {
-        name: supply_of_object(pool, namespace) for name, pool in by_name.items() if not allowed or name in allowed
+        name: supply_of_object(pool, namespace, overlaps.get(name))
+        for name, pool in by_name.items()
+        if not allowed or name in allowed
     }
     evaluation = Estimates(asked, supplies, Memory())
     answer = choose(asked, supplies.values(), evaluation)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any, Final
 
 from berth.api.gpupool import GPUPool
@@ -172,6 +173,20 @@ def pool_status(
             _product_mismatch(pool, nodes),
         ),
     )
+
+
+def overlapping(pools: Iterable[GPUPool]) -> dict[str, str]:
+    """Of pools whose nodes nobody has looked at: those that overlap whatever the nodes are, and why they must not.
+
+    The same GPUs, and all labels of one `nodeSelector` in the other: each node of the narrower pool is one of both.
+    """
+    why: dict[str, str] = {}
+    for one, other in permutations(pools, 2):
+        mine, theirs = (dict(each.spec.node_selector).items() for each in (one, other))
+        same_gpus = (one.spec.gpu, one.spec.resource_name) == (other.spec.gpu, other.spec.resource_name)
+        if same_gpus and (mine <= theirs or theirs <= mine):
+            why[one.metadata.name] = f"nodeSelector takes nodes that pool {other.metadata.name} takes too: narrow it"
+    return why
 
 
 def _overlap(

@@ -234,6 +234,27 @@ def test_without_prices_gpus_are_compared_and_said(plan: Any) -> None:
     assert "no pool has a pricePerGPUHour: compared by number of GPUs" in result.output
 
 
+def test_pools_that_overlap_whatever_their_nodes_are_not_planned_with(plan: Any) -> None:
+    twin = POOLS.split("---")[0].replace("name: h100}", "name: twin}").replace("{p: h100}", "{p: h100, q: x}")
+    result = plan(pools=f"{POOLS}---{twin}")
+    assert "nodeSelector takes nodes that pool twin takes too: narrow it" in result.output
+    assert "nodeSelector takes nodes that pool h100 takes too: narrow it" in result.output
+    assert result.exit_code == 0, "a100-40 is left"
+
+
+def test_a_pool_that_is_given_twice_is_refused(plan: Any) -> None:
+    result = plan(pools=f"{POOLS}---{POOLS}")
+    assert result.exit_code == 1
+    assert "GPUPool h100: is given twice: remove one of them or rename it" in result.output
+
+
+def test_a_deployment_that_names_no_namespace_is_in_the_default_one(plan: Any) -> None:
+    pools = POOLS.replace("gpusPerNode: 8", "gpusPerNode: 8, allowedNamespaces: {names: [default]}")
+    assert plan(pools=pools).exit_code == 1
+    result = plan(deployment=DEPLOYMENT.replace(", namespace: team", ""), pools=pools)
+    assert result.exit_code == 0, result.output
+
+
 def test_predictions_without_measurements_are_marked(plan: Any) -> None:
     result = plan(deployment=DEPLOYMENT.replace("precision: bf16", "precision: int4-awq"))
     assert "* not validated on hardware" in result.output

@@ -164,15 +164,15 @@ def supply_of(
     return Supply(pool, gpu, known, used, refusal, allowance)
 
 
-def supply_of_object(pool: GPUPool, namespace: str) -> Supply:
+def supply_of_object(pool: GPUPool, namespace: str, why_not: str | None = None) -> Supply:
     """The pool as its own object tells, for a plan without a cluster: nodes and what is free from its status.
 
     Without `status.nodes` as many as are asked for. Nodes that `status.freePerNode` leaves out are full; without it all
-    are free, unless the pool says that no GPU is. Domains are unknown.
+    are free, unless the pool says that no GPU is. Domains are unknown. `why_not`: what else speaks against the pool.
     """
     status, per_node = pool.status, pool.spec.gpus_per_node
     told = [condition for condition in status.conditions if condition.type in (OVERLAP, UNSUPPORTED_ALLOCATION)]
-    why_not = next((condition.message for condition in told if condition.status == "True"), None)
+    why_not = next((condition.message for condition in told if condition.status == "True"), why_not)
     if status.nodes is None:
         return supply_of(pool, namespace, None, {}, why_not)
     frees = [int(free) for free, count in status.free_per_node.items() for _ in range(count)]
