@@ -30,7 +30,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import scale_peer
-from benchmarks.scale_cluster import LIMIT, NAMESPACE, cpu_seconds, each, memory_mib, prepare
+from benchmarks.scale_cluster import NAMESPACE, cpu_seconds, each, memory_mib, prepare, until
 from berth.local.controlplane import ControlPlane
 from berth.local.kwok import Kwok
 from berth.local.processes import ChildProcess
@@ -179,6 +179,7 @@ async def _run(cluster: Cluster, operator: Operator, deployments: int, nodes: Se
     ready = time.monotonic() - began
     after = Page(await operator.page())
     cpu = cpu_seconds(operator.process.pid) - cpu
+    print(f"{deployments} Ready after {ready:.0f} s, {cpu:.0f} s of CPU", file=sys.stderr, flush=True)
 
     quiet, idle = after, after
     for _ in range(MINUTES):  # the first metrics of each leader are still to be read, and told
@@ -228,21 +229,17 @@ async def _lose(cluster: Cluster, operator: Operator, names: Sequence[str]) -> i
 
 async def _all_ready(cluster: Cluster, deployments: int) -> None:
     async def ready() -> bool:
-        await asyncio.sleep(0.5)
-        found = await cluster.list("llmdeployments", NAMESPACE)
-        done = [one for one in found if _is_ready(one)]
-        return len(done) == deployments
+        return sum(map(_is_ready, await cluster.list("llmdeployments", NAMESPACE))) == deployments
 
-    await eventually(ready, timeout=LIMIT)
+    await until(deployments, ready)
 
 
 async def _all_elsewhere(cluster: Cluster, deployments: int, lost: set[str]) -> None:
     async def elsewhere() -> bool:
-        await asyncio.sleep(0.5)
         pods = await cluster.list("pods", NAMESPACE, labels="berth.dev/serving=true")
         return len([pod for pod in pods if pod["spec"]["nodeName"] not in lost]) == deployments
 
-    await eventually(elsewhere, timeout=LIMIT)
+    await until(deployments, elsewhere)
 
 
 def _is_ready(manifest: dict[str, Any]) -> bool:

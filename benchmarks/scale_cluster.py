@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,18 @@ async def prepare(cluster: Cluster, deployments: int) -> list[str]:
         }
     )
     return names
+
+
+async def until(items: int, done: Callable[[], Awaitable[bool]]) -> None:
+    """Asks seldom where there are many: whoever lists thousands twice a second measures itself."""
+
+    async def asked() -> bool:
+        await asyncio.sleep(max(0.5, items / 200))
+        with suppress(TimeoutError):
+            return await done()
+        return False
+
+    await eventually(asked, timeout=LIMIT)
 
 
 async def each(items: Sequence[Any], do: Any) -> None:

@@ -7,7 +7,6 @@ a process of its own with its defaults, webhooks included, as its chart would in
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import os
 import shutil
@@ -19,7 +18,7 @@ from typing import Any, Final
 
 import yaml
 
-from benchmarks.scale_cluster import LIMIT, NAMESPACE, cpu_seconds, each, memory_mib, prepare
+from benchmarks.scale_cluster import NAMESPACE, cpu_seconds, each, memory_mib, prepare, until
 from berth.local import binaries
 from berth.local.controlplane import ControlPlane
 from berth.local.kwok import Kwok
@@ -64,11 +63,10 @@ async def _run(cluster: Cluster, peer: ChildProcess, sets: int) -> PeerFigures:
     await each([_leader_worker_set(number) for number in range(sets)], cluster.create)
 
     async def available() -> bool:
-        await asyncio.sleep(0.5)
         found = await cluster.list("leaderworkersets", NAMESPACE)
         return sum(_is_available(one) for one in found) == sets
 
-    await eventually(available, timeout=LIMIT)
+    await until(sets, available)
     seconds = round(time.monotonic() - began, 1)
     return PeerFigures(sets, seconds, round(cpu_seconds(peer.pid) - cpu, 1), round(memory_mib(peer.pid), 1))
 
