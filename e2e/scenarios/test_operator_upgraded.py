@@ -7,6 +7,7 @@ what the other left.
 from __future__ import annotations
 
 from e2e.cluster import images
+from e2e.cluster.shell import wait
 from e2e.site import Site
 from e2e.support.berth import OLD_CHART, OLD_OPERATOR
 from e2e.support.deployments import Deployment, uid
@@ -18,14 +19,13 @@ def test_operator_downgraded_and_upgraded(site: Site, served: Deployment) -> Non
     newer = _operators(site)
     with traffic(site.cluster, served.address) as client:
         site.berth.install(images.operator(OLD_OPERATOR), OLD_CHART, settings={})  # it had fewer of them
-        older = _operators(site)
-        assert not newer & older
+        older = _others(site, newer)
         served.patch(placement=served.with_groups(3))
         served.wait_until_serving(3)
         both = {uid(pod) for pod in served.pods()}
         assert first < both, "the older one adds to what the newer one made"
         site.berth.install()
-        assert not older & _operators(site)
+        _others(site, older)
         served.patch(scaling={"mode": "Auto", "min": 2, "max": 7})
         served.wait_until_serving(3)
         assert {uid(pod) for pod in served.pods()} == both, "the newer one takes over what the older one made"
@@ -37,6 +37,11 @@ def test_operator_downgraded_and_upgraded(site: Site, served: Deployment) -> Non
 
 
 def _operators(site: Site) -> set[str]:
-    """Names of the operator's pods, once one of them leads."""
-    site.berth.wait_for_leader()
     return {pod["metadata"]["name"] for pod in site.berth.pods()}
+
+
+def _others(site: Site, former: set[str]) -> set[str]:
+    """The operators that took the place of these, one of them leading."""
+    wait("the former operators are gone", lambda: not former & _operators(site), timeout=120)
+    site.berth.wait_for_leader()
+    return _operators(site)
