@@ -26,7 +26,7 @@ demo: setup
 	$(BIN)/berth demo $(if $(KEEP),--keep)
 
 test: test-unit test-integration test-slow
-	@echo "SKIPPED: closed loops of simulated weeks, which take many minutes: make test-loops"
+	@echo "SKIPPED: closed loops of simulated weeks, which take minutes: make test-loops"
 
 # Pure and under a minute: a process per core.
 test-unit: setup
@@ -36,9 +36,9 @@ test-unit: setup
 test-slow: setup
 	$(BIN)/pytest tests/unit -q -n auto --dist worksteal -m slow $(PYTEST)
 
-# Decisions over simulated weeks: many minutes.
+# Decisions over simulated weeks: four minutes of one core.
 test-loops: setup
-	$(BIN)/pytest tests/unit -q -m loops --timeout 1800 $(PYTEST)
+	$(BIN)/pytest tests/unit -q -n auto --dist worksteal -m loops --timeout 1800 $(PYTEST)
 
 # The first run builds etcd and the Kubernetes control plane from Go modules into the user's cache folder. Most of a test is
 # waiting: two processes, each with a control plane of its own, fill two cores.
