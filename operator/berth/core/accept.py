@@ -19,11 +19,14 @@ from berth.estimator.models import ModelSpec
 
 
 def resolve_model(deployment: LLMDeployment) -> ModelSpec:
-    """The model's geometry, from spec.model.architecture or the catalogue. Raises InvalidSpec (UnknownModel)."""
+    """The model's geometry, from spec.model.architecture or the catalogue. Raises InvalidSpec."""
     model = deployment.spec.model
-    try:
-        if model.architecture is not None:
+    if model.architecture is not None:
+        try:
             return models.from_config(model.architecture.model_dump(exclude_none=True), model.name)
+        except ValueError as error:
+            raise InvalidSpec("InvalidSpec", f"spec.model.architecture.{error}") from None
+    try:
         return models.model(model.name)
     except ValueError as error:
         raise InvalidSpec("UnknownModel", f"spec.model: {error}") from None

@@ -154,7 +154,7 @@ _UNGATED: Final = frozenset(
     }
 )
 _TIED_BY_DEFAULT: Final = frozenset({"opt", "bloom", "mpt", "gpt2", "gpt_bigcode", "gemma", "gemma2", "gemma3_text"})
-_LARGEST: Final = {"layers": 1000, "hidden": 10**6, "vocab": 10**8, "max_context": 10**9, "experts": 10**5}
+_LARGEST: Final = {"layers": 1024, "hidden": 2**20, "vocab": 10**8, "max_context": 2**30, "experts": 10**5}
 _LARGEST_OTHER: Final = 10**7
 
 

@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+from berth.api.architecture import Architecture
+from berth.api.common import parse
+from berth.api.crd import structural_schema
+from berth.api.llmdeployment import LLMDeployment
 from berth.estimator.copies import model_copy
 from berth.estimator.hardware import GPU_TYPES, gpu
 from berth.estimator.models import catalogue, from_config, model
@@ -33,6 +37,25 @@ LLAMA_70B = {
 )  # fmt: skip
 def test_parameter_counts_are_the_published_ones(name: str, billions: float) -> None:
     assert model(name).parameters / 1e9 == pytest.approx(billions, rel=0.005)
+
+
+ARCHITECTURE = structural_schema(LLMDeployment)["properties"]["spec"]["properties"]["model"]["properties"][
+    "architecture"
+]
+BOUNDED = {key: each["maximum"] for key, each in ARCHITECTURE["properties"].items() if "maximum" in each}
+TOGETHER = {
+    "num_key_value_heads": {"num_attention_heads": 1024},
+    "num_local_experts": {"num_experts_per_tok": 2},
+    "num_experts": {"num_experts_per_tok": 2},
+    "num_experts_per_tok": {"num_experts": 4096},
+}
+
+
+@pytest.mark.parametrize("key", BOUNDED)
+def test_the_largest_architecture_that_the_api_takes_is_read(key: str) -> None:
+    config = {**LLAMA_70B, **TOGETHER.get(key, {}), key: BOUNDED[key]}
+    architecture = parse(Architecture, config, known_fields_only=True)
+    assert from_config(architecture.model_dump(exclude_none=True)).parameters > 0
 
 
 def test_weights_of_a_70b_are_141_gb_in_16_bit_73_in_fp8_and_40_in_int4() -> None:
