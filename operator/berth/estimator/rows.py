@@ -13,6 +13,7 @@ import numpy.typing as npt
 from berth.estimator.arrivals import Requests
 from berth.estimator.coefficients import FittedCoefficients, condition, fitted
 from berth.estimator.engine_model import EngineModel, Floats
+from berth.estimator.hardware import NVLINK
 from berth.estimator.memory import (
     BLOCK_TOKENS,
     DOES_NOT_FIT,
@@ -114,7 +115,9 @@ def verdict(m: Measurement, coefficients: FittedCoefficients) -> str:
     fit = judge(account_for(copy, float(c.reserve), MAX_NUM_TOKENS), requests, m.prompt + m.output)
     if fit.verdict == DOES_NOT_FIT:  # only if it is hopeless: smaller iterations leave a little more room
         fit = judge(account_for(copy, float(c.reserve), MAX_NUM_TOKENS / 8), requests, m.prompt + m.output)
-    if fit.verdict == OK and m.kv_precision == "fp8" and not m.gpu.flops_fp8:  # stored, not computed: runtimes differ
+    stored_only = m.kv_precision == "fp8" and not m.gpu.flops_fp8  # not computed with: runtimes differ
+    beyond_the_link = m.gpu.link == NVLINK and m.tensor_parallel > m.gpu.link_domain  # over nodes it runs, if slowly
+    if fit.verdict == OK and (stored_only or beyond_the_link):
         return MARGINAL
     return fit.verdict
 

@@ -362,6 +362,7 @@ def test_rows_with_missing_columns_are_read() -> None:
         ({"weights_precision": "int4-awq", "kv_precision": "bf16", "tp": "1", "gpu": "A100-SXM"}, "ok"),
         ({"weights_precision": "bf16", "kv_precision": "bf16", "gpu": "A100-SXM", "gpu_mem_gb": "40"}, "does-not-fit"),
         ({"weights_precision": "bf16", "kv_precision": "fp8", "tp": "8", "gpu": "A100-SXM"}, "marginal"),
+        ({"tp": "16"}, "marginal"),
         ({"model": "Llama-3.1-405B", "weights_precision": "bf16", "kv_precision": "bf16", "tp": "8"}, "does-not-fit"),
         ({"model": "Mixtral-8x7B", "weights_precision": "bf16", "kv_precision": "bf16", "tp": "1"}, "does-not-fit"),
         ({"tp": "1", "input_tokens": "100000", "output_tokens": "2000"}, "does-not-fit"),
