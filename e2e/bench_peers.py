@@ -253,18 +253,18 @@ def table(runs: Sequence[Run]) -> str:
         for subject in SUBJECTS:
             some = [each for each in runs if (each.fault, each.subject) == (fault, subject)]
             if some:
-                columns = ("last_request", "out_of_service", "created", "serving")
-                cells = [_cell([getattr(each, name) for each in some]) for name in columns]
+                columns = {"last_request": "none", "out_of_service": "never", "created": "none", "serving": "never"}
+                cells = [_cell([getattr(each, name) for each in some], word) for name, word in columns.items()]
                 failed = f"{sum(each.failed for each in some)} of {sum(each.requests for each in some)}"
                 lines.append(f"| {words} | {subject} | {' | '.join(cells)} | {failed} | {len(some)} |")
     return "\n".join(lines)
 
 
-def _cell(values: Sequence[float | None]) -> str:
+def _cell(values: Sequence[float | None], absent: str) -> str:
     known = [each for each in values if each is not None]
     if not known:
         return "-"
-    missing = f", {len(values) - len(known)} never" if len(known) < len(values) else ""
+    missing = f", {len(values) - len(known)} {absent}" if len(known) < len(values) else ""
     return f"{statistics.median(known):.1f} / {max(known):.1f} s{missing}"
 
 
