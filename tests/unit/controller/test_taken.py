@@ -114,6 +114,12 @@ def test_it_is_what_a_look_at_everything_shows(history: list[tuple[Any, ...]], u
     for number, (kind, *what) in enumerate(history):
         if kind == "group":
             name, life, nodes, lifecycle = what
+            if lifecycle and f"{name}-{life}" in granted:
+                created = int(granted[f"{name}-{life}"][0]["metadata"]["resourceVersion"])
+                if created > world.version:  # who shows it has seen everything up to its creation
+                    world.version, versions = created, world.version + versions - created
+                elif all(each["metadata"]["uid"] != f"{name}-{life}" for each in world.groups.store.all()):
+                    continue  # gone, or else it had been shown: a UID never comes back
             there = group(name, f"{name}-{life}", nodes, lifecycle, world.version) if lifecycle else None
             world.groups.store.put(("ns", name), there)
         elif kind == "pod":

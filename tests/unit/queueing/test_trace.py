@@ -115,7 +115,7 @@ def test_a_broken_archive_is_said_without_traceback(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv.gz"
     path.write_bytes(gzip.compress(HEADER.encode() * 100)[:40])
 
-    assert "cannot be read as CSV" in run("--trace", path).output
+    assert "is no CSV file, plain or in gzip" in run("--trace", path).output
 
 
 def test_a_quiet_steady_trace_has_no_peak_although_its_minute_counts_vary() -> None:
