@@ -60,6 +60,7 @@ class Screen:
         self._engine = engine
         self._closed = profile.closed
         self._cached = profile.cached_input_fraction
+        self._further_tokens = profile.output_tokens.max > 1
         levels = minutes(profile)
         starts, size = np.array(_GROUPS), np.diff([*_GROUPS, LEVELS])
         self._time = size / LEVELS  # (L,)
@@ -149,8 +150,10 @@ class Screen:
         """Of the requests in flight that an arrival makes one more, widened by the prompts that come by chance.
 
         Prompts come in busy periods: against a fixed number of decode steps the variance of an M/G/1 queue's work is
-        rate * E[work^2] / (1 - busy)^3 per second without prompts.
+        rate * E[work^2] / (1 - busy)^3 per second without prompts. Answers of one token wait for no other.
         """
+        if not self._further_tokens:
+            return np.zeros((len(chain.rate), len(wanted)))
         joined = np.minimum(np.arange(chain.found.shape[2]), self._slots[:, None] - 1)  # (L, N + 1)
         tpot = np.take_along_axis(self._tpot, joined, axis=1)
         weight = (chain.found * self._share[:, None]).reshape(len(chain.rate), -1)

@@ -58,6 +58,15 @@ def test_requests_that_are_all_alike_are_no_special_case(prompt: int, answer: in
     assert math.isfinite(found.tpot_p95)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_answers_of_one_token_wait_for_no_further_one(method: Method) -> None:
+    single = TrafficProfile(TokenLengths(1155, 4083, 14050), TokenLengths(1, 1, 1), 5.4)
+    busy = latency(h100_fp8(2), single, 3, method)
+
+    assert busy.ttft_p95 > 0
+    assert busy.tpot_p95 == 0
+
+
 def test_the_screen_of_a_single_server_is_the_textbook_queue() -> None:
     """One slot and constant steps: M/G/1 in rate and utilisation, so P(busy) is the load whatever the lengths."""
     engine = constant(0.01, batch=1)

@@ -160,5 +160,5 @@ def show_availability(candidate: Candidate) -> str | None:
 
 
 def show_time(seconds: float) -> str | None:
-    """Absent where it grows without bound."""
-    return format_duration(seconds) if seconds < math.inf else None
+    """Absent where it grows without bound, and where there is none: a single token has no time per further one."""
+    return format_duration(seconds) if 0 < seconds < math.inf else None
