@@ -62,7 +62,7 @@ pods = st.fixed_dictionaries(
             lambda found: [{"name": name, "value": value} for name, value in found.items()]
         ),
         "tolerations": st.lists(
-            st.builds(lambda key, value: {"key": key, "value": value}, segment, label_value), max_size=2
+            st.builds(lambda key, value: {"key": key, "value": value}, user_key, label_value), max_size=2
         ),
         "priorityClassName": dns_name,
         "schedulerName": dns_name,
