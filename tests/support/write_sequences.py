@@ -58,6 +58,23 @@ async def _one_group_over_two_nodes(site: Site, pool: str) -> None:
     await site.settled()
 
 
+async def _beside_a_dead_node(site: Site, pool: str) -> None:
+    """A group was replaced elsewhere, its pod stays on the dead node; it may be removed by force, later."""
+    await site.node(pool, 2)
+    recovery = {"recovery": {"forceDelete": "NodeUnreachable"}}
+    await site.create(site.deployment(pool, tp=8, groups=2), replicaGroups=recovery)
+    await site.settled()
+    await _lose_a_node(site, pool)
+    await _second_life(site)
+
+    async def given_up() -> bool:
+        conditions = [each for node in await _nodes(site, pool) for each in node["status"].get("conditions", ())]
+        return any((each["type"], each["status"]) == ("Ready", "Unknown") for each in conditions)
+
+    await eventually(given_up)
+    await site.settled()
+
+
 async def _create(site: Site, pool: str) -> None:
     await site.cluster.create(site.deployment(pool, groups=1))
 
@@ -86,6 +103,11 @@ async def _lose_a_pod(site: Site, pool: str) -> None:
 async def _lose_a_member(site: Site, pool: str) -> None:
     worker = next(pod for pod in await site.pods() if pod["metadata"]["name"].endswith("-1"))
     await site.cluster.delete("pods", worker["metadata"]["name"], site.namespace, grace=0)
+
+
+async def _let_time_pass(site: Site, pool: str) -> None:
+    site.clock.ahead = 60
+    await site.patch({"metadata": {"annotations": {"touched": "later"}}})
 
 
 async def _restart_a_container(site: Site, pool: str) -> None:
@@ -288,6 +310,7 @@ _register("leave-a-node", _one_group, _cordon_its_node, _replaced)
 _register("restart-in-place", _one_group, _restart_a_container, _restarted)
 _register("gpu-sick", _one_group, _report_a_sick_gpu, _replaced)
 _register("node-silent", _two_full_nodes, _lose_a_node, _replaced_elsewhere)
+_register("force-delete", _beside_a_dead_node, _let_time_pass, _only_the_living)
 _register("move", _placed_by_berth, _move, _judging)
 _register("take-back", _moved, _take_back, _back)
 _register("delete", _one_group, _delete, _gone)
