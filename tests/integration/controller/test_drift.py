@@ -238,6 +238,28 @@ async def test_a_replica_group_gets_back_what_it_lost(what: str, settled: Site) 
     assert {pod["metadata"]["uid"] for pod in await site.pods("llama")} == pods, "nothing was replaced"
 
 
+async def test_what_others_write_into_a_status_is_taken_away_again(settled: Site) -> None:
+    site = settled
+    group = (await site.groups("llama"))[0]["metadata"]["name"]
+    serving, pods = await site.serving(), {pod["metadata"]["uid"] for pod in await site.pods("llama")}
+    move = {"moves": {"current": {"id": "m1", "phase": "Flipped"}}, "summary": {"message": "all is lost"}}
+    told = {"failover": {"detectedAfter": "soon"}, "state": "Failed"}
+    await site.cluster.patch("llmdeployments", "llama", site.namespace, {"status": move}, subresource="status")
+    await site.cluster.patch("replicagroups", group, site.namespace, {"status": told}, subresource="status")
+
+    async def mended() -> bool:
+        status = (await site.get("llama"))["status"]
+        assert status["summary"]["message"] == "Ready"
+        assert "current" not in status.get("moves", {})
+        status = (await site.cluster.get("replicagroups", group, site.namespace))["status"]
+        assert (status["state"], "failover" in status) == ("Serving", False)
+        return True
+
+    await eventually(mended)
+    assert await site.serving() == serving
+    assert {pod["metadata"]["uid"] for pod in await site.pods("llama")} == pods
+
+
 async def deleted(site: Site, name: str) -> None:
     await site.cluster.delete("replicagroups", name, site.namespace)
 
