@@ -135,6 +135,20 @@ async def test_a_wiped_status_loses_nothing_of_a_move(stage: Stage) -> None:
     assert await stage.serving_pools() == [stage.there] * 2
 
 
+async def test_a_deployment_deleted_in_the_middle_of_a_move_leaves_nothing(stage: Stage) -> None:
+    await stage.ask(f"move {stage.there} bf16 tp1 x2")
+    await stage.until_phase("Judging")
+    await stage.site.cluster.delete("llmdeployments", "llama", stage.site.namespace)
+
+    async def nothing_left() -> bool:
+        kinds = ("replicagroups", "pods", "services")
+        left = [each for kind in kinds for each in await stage.site.cluster.list(kind, stage.site.namespace)]
+        assert not left, [each["metadata"]["name"] for each in left]
+        return True
+
+    await eventually(nothing_left)
+
+
 async def test_too_few_of_the_new_groups_bring_the_old_ones_back(stage: Stage) -> None:
     await stage.ask(f"move {stage.there} bf16 tp1 x2")
     await stage.until_phase("Judging")

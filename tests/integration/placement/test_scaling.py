@@ -59,11 +59,11 @@ async def groups_become(site: Site, count: int) -> dict[str, Any]:
     return await eventually(check)
 
 
-async def one_group(site: Site, berth: RunningBerth, **spec: Any) -> str:
+async def one_group(site: Site, berth: RunningBerth, rate: str = "1", **spec: Any) -> str:
     """A deployment that one group of one pool carries."""
     name = await pool(site, "A100-SXM-40")
     deployment = automatic(site, pools=(name,), objectives=ONE_GROUP, **spec)
-    deployment["spec"]["traffic"] = {**deployment["spec"]["traffic"], "requestsPerSecond": "1"}
+    deployment["spec"]["traffic"] = {**deployment["spec"]["traffic"], "requestsPerSecond": rate}
     await site.cluster.create(deployment)
     assert placed(await site.settled())["groups"] == 1
     return name
@@ -127,6 +127,30 @@ async def test_groups_and_their_number_survive_a_wiped_status(site: Site, berth:
     await site.cluster.patch("llmdeployments", "llama", site.namespace, {"status": None}, subresource="status")
     await groups_become(site, 3)
     assert len((await site.settled())["status"]["groups"]) == 3
+
+
+async def test_an_objective_that_no_number_of_groups_meets_is_said_to_limit_scaling(
+    site: Site, berth: RunningBerth, clock: Clock
+) -> None:
+    """One request alone takes nearly as long as it may, so its misses bring no group."""
+    await one_group(site, berth, rate="0.1", scaling={"mode": "Auto", "min": 1, "max": 3})
+    predicted = (await site.get())["status"]["placement"]["predicted"]["tpotP95"]
+    tight = f"{1.04 * float(predicted.removesuffix('ms')):.1f}ms"
+    await site.patch({"spec": {"objectives": {"timePerOutputToken": {"p95": tight}}}})
+    await site.settled()
+    await busy(site, berth, clock, rate=1.0, steps=5, tpot=0.04)
+    await look(site, clock)
+    await site.until("ScalingLimited")
+    limited = await site.condition("ScalingLimited")
+    assert limited["reason"] == "ObjectiveOutOfReach"
+    assert "timePerOutputToken" in limited["message"]
+    await site.until("Progressing", "False")
+    assert placed(await site.get())["groups"] == 1
+
+    await site.patch({"spec": {"objectives": {"timePerOutputToken": {"p95": "50ms"}}}})
+    await look(site, clock)
+    await site.until("ScalingLimited", "False")
+    assert (await site.condition("ScalingLimited"))["reason"] == "ScalesWithTraffic"
 
 
 async def test_advice_is_written_and_told_and_nothing_is_done(site: Site, berth: RunningBerth, clock: Clock) -> None:
