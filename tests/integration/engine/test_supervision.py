@@ -66,6 +66,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             **os.environ,
             "BERTH_POD_IP": address or new_address(),
             "BERTH_TERMINATION_LOG": str(tmp_path / "termination"),
+            "BERTH_RUN_DIR": str(tmp_path / f"run-{len(started)}"),  # one that is killed cannot remove its own
         }
         started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True))
         return started[-1]
