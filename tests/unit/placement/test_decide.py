@@ -52,7 +52,7 @@ def snapshot(
         stray_incarnations={},
         answers={},
         children={},
-        pools={},
+        pools={name: {} for name in ("cheap", "dear")},
         shortages=shortages or {},
         missing_claims=frozenset(),
         now=1000.0,
@@ -246,6 +246,16 @@ def test_a_pool_or_variant_that_is_gone_leaves_what_serves_alone(first: Decision
 def test_a_status_that_nobody_can_read_counts_as_wiped() -> None:
     odd = {"placement": {"allocations": [{"pool": 7}]}}
     assert placed(decided(small(), status=odd, groups=[group(pool="dear")])) == "dear"
+
+
+def test_a_recorded_pool_that_is_gone_with_its_groups_holds_nobody(first: Decision) -> None:
+    placement = first.status["placement"]
+    gone = {"placement": placement | {"allocations": [placement["allocations"][0] | {"pool": "gone"}]}}
+    assert kept(snapshot(small(), gone)) is None
+    assert placed(decided(small(), status=gone)) == "cheap", "nothing runs: it is placed as if for the first time"
+    assert placed(decided(small(), status=gone, groups=[group(pool="dear")])) == "dear", "what runs is adopted"
+    last = [group(pool="gone")]
+    assert placed(decided(small(), status=gone, groups=last)) == "gone", "while its groups serve, they serve on"
 
 
 def test_manual_scaling_leaves_the_count_to_the_user_and_plans_the_layout(first: Decision) -> None:

@@ -70,13 +70,17 @@ class InForce:
 def in_force(snapshot: Snapshot) -> InForce | None:
     """The recorded placement, else the layout of the newest live group with as many groups as live.
 
-    While a move is under way its groups say which of the two it is.
+    While a move is under way its groups say which of the two it is. A record that names a pool of which there is
+    neither an object nor a live group says nothing: the pool was deleted after its groups, or somebody edited it.
     """
     stored = (snapshot.raw.get("status") or {}).get("placement") or {}
     try:
         recorded = [DecidedAllocation.model_validate(each) for each in stored.get("allocations") or ()]
     except ValidationError:
         recorded = []  # a newer release wrote it, or somebody edited it
+    live = [group for group in snapshot.groups if group.alive]
+    known = snapshot.pools.keys() | {group.allocation.pool for group in live}
+    recorded = [each for each in recorded if each.pool in known]
     convoy = convoy_in(snapshot)
     if convoy is not None and not (recorded and layout_of(recorded[0]) == layout_of(convoy.in_force)):
         return InForce(convoy.in_force, None, stored.get("specHash"), convoy.course.reason)
@@ -84,7 +88,6 @@ def in_force(snapshot: Snapshot) -> InForce | None:
         found = recorded[0]
         allocation = Allocation(**{name: getattr(found, name) for name in Allocation.model_fields})
         return InForce(allocation, stored.get("groupsForTraffic"), stored.get("specHash"))
-    live = [group for group in snapshot.groups if group.alive]
     if not live:
         return None
     newest: Group = max(live, key=lambda group: (group.created_at, group.name))
