@@ -50,6 +50,8 @@ class Failure:
     """The member that failed first, where one did."""
     at: float | None = None
     """When it happened (Unix seconds), where that is known."""
+    node: str = ""
+    """Where it happened, if no member is left to tell."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,10 @@ def find_failure(group: Group, policy: GroupPolicy, now: float, around: Surround
             return failure
     if len(group.members) < group.wanted_members:
         missing = f"{group.wanted_members - len(group.members)} of {group.wanted_members} pods are gone"
-        for reason, words in map(around.evicts, nodes_of(group)):
+        for node in nodes_of(group):
+            reason, words = around.evicts(node)
             if reason:
-                return Failure(reason, f"{missing}: {words}", first_to_fail(group))
+                return Failure(reason, f"{missing}: {words}", first_to_fail(group), node=node)
         return Failure("MemberMissing", missing, first_to_fail(group))
     for member in group.members:
         if member.ends and group.wanted_members > 1:
@@ -231,11 +234,12 @@ def evidence(failure: Failure, answer: Answer | None, now: float) -> dict[str, A
         known["gpu"] = message[:MAX_WORDS]
         numbered = _XID.search(message)
         known |= {"xid": int(numbered.group(1))} if numbered else {}
+    node = member.node if member is not None else failure.node
+    if node:
+        known["node"] = node
     if member is None:
         return known
     known |= {"member": member.index, "restartCount": member.restarts}
-    if member.node:
-        known["node"] = member.node
     ended = member.last_termination
     if ended is not None:
         known |= {"exitCode": ended.exit_code} if ended.exit_code is not None else {}

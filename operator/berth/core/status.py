@@ -152,11 +152,7 @@ class _Facts:
         if self.outcome.refusals:
             return "ApiRefused", self.outcome.refusals[0]
         for group, judgement in self.starting:
-            leader = group.leader
-            waiting = next(
-                (m for m in group.members if m.waiting_reason and m.waiting_reason != "ContainerCreating"), None
-            )
-            if waiting is not None and leader is not None:
+            if any(member.waiting_reason == judgement.reason for member in group.members):
                 return "ContainerWaiting", f"g{group.group}: {judgement.message}"
         return None
 

@@ -364,7 +364,7 @@ class Simulation(Cluster):
         assert told <= REASONS.keys(), told - REASONS.keys()
         groups = (each.get("status", {}).get("conditions", ()) for each in self.groups.values())
         of_groups = {each["reason"] for conditions in groups for each in conditions}
-        assert of_groups <= {*GROUP_REASONS, "CrashLoopBackOff"}, of_groups
+        assert of_groups <= {*GROUP_REASONS, "CrashLoopBackOff", "CreateContainerConfigError"}, of_groups
 
     def _check_labels(self, plan: Plan) -> None:
         """After a whole pass nobody unproven gets requests, whoever wrote the label."""

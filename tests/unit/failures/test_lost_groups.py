@@ -100,6 +100,7 @@ def test_a_pod_thrown_off_by_a_drain_is_no_failing_of_its_group() -> None:
     assert (drained.reason, drained.message.endswith("node n0 is cordoned")) == ("NodeDrained", True)
     vanished = look(group(LEADER, planned_nodes=("n0",), members=()), unschedulable=True)
     assert (vanished.reason, vanished.message) == ("NodeDrained", "1 of 1 pods are gone: node n0 is cordoned")
+    assert vanished.evidence["node"] == "n0", "also where no pod is left to tell"
 
 
 def test_a_late_node_whose_leader_is_silent_loses_its_requests_and_nothing_else() -> None:
