@@ -172,11 +172,15 @@ class Cluster:
 
     @asynccontextmanager
     async def namespace(self, name: str, *, labels: Mapping[str, str] | None = None) -> AsyncIterator[str]:
-        """A namespace in which pods can be created at once; its deletion is started at the end, not awaited."""
+        """A namespace in which pods can be created at once and nothing comes by itself any more.
+
+        Its deletion is started at the end, not awaited.
+        """
         metadata = {"name": name, "labels": dict(labels or {})}
         await self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         try:
             await eventually(lambda: self.find("serviceaccounts", "default", name))
+            await eventually(lambda: self.find("configmaps", "kube-root-ca.crt", name))
             yield name
         finally:
             await self.delete("namespaces", name)
