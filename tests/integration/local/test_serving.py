@@ -92,6 +92,15 @@ async def traffic(address: str, seconds: float) -> AsyncIterator[Replay]:
         await asyncio.gather(running, return_exceptions=True)
 
 
+async def under_load(replay: Replay) -> None:
+    """Waits until as many requests were answered as there are connections: others are under way."""
+
+    async def answered() -> bool:
+        return sum(outcome.first is not None for outcome in replay.outcomes) > 8
+
+    await eventually(answered)
+
+
 async def cut_off(api: Cluster, group: str, seconds: float = 20) -> None:
     """Waits until the group gets no more requests."""
 
@@ -124,7 +133,7 @@ async def test_a_server_killed_under_load_is_back_and_its_clients_only_had_to_as
     before = await lives(api)
     victim = (await leaders(api))["g0"]
     async with traffic(served, 12) as replay:
-        await asyncio.sleep(2)
+        await under_load(replay)
         mark = site.pod(victim["metadata"]["name"])["mark"]
         servers = [pid for pid in sandbox.marked(mark) if Path(f"/proc/{pid}/comm").read_text() == "tritonserver\n"]
         os.kill(servers[0], signal.SIGKILL)
@@ -141,7 +150,7 @@ async def test_a_server_that_hangs_with_good_health_is_ended_and_back(
 ) -> None:
     victim = (await leaders(api))["g1"]["metadata"]
     async with traffic(served, 16) as replay:
-        await asyncio.sleep(2)
+        await under_load(replay)
         site.run("fault", victim["name"], "--hang")
         await cut_off(api, "g1")
         cut_at = replay.now()
@@ -162,7 +171,7 @@ async def test_a_pod_that_is_deleted_finishes_its_streams_and_gets_no_new_ones(
     direct = stream(f"{victim['status']['podIP']}:8001", [one(0, 400)], 1)
     async with traffic(served, 12) as replay:
         running = asyncio.create_task(direct.run())
-        await asyncio.sleep(2)
+        await under_load(replay)
         await api.delete("pods", victim["metadata"]["name"], "default")
         await cut_off(api, "g0")
         await running
@@ -176,7 +185,7 @@ async def test_a_drained_node_costs_no_request(site: LocalCluster, api: Cluster,
     victim = (await leaders(api))["g0"]
     node = victim["spec"]["nodeName"]
     async with traffic(served, 25) as replay:
-        await asyncio.sleep(1)
+        await under_load(replay)
         async with draining(Path(site.run("kubeconfig").stdout.strip()), node) as drain:
             await drain.ended()
         serving = await leaders(api)
