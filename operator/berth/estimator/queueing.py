@@ -38,6 +38,7 @@ _SEED = 20231116
 _FEWEST, _MOST = 12_000, 96_000  # requests of one simulation
 _MOST_CLIENTS = 12_000  # more are only a longer queue, which the screen tells as well
 _LEVEL_SECONDS = 60.0  # simulated per minute level at half of saturation, within those bounds
+_MOST_CHUNKS = 384_000  # of prompts in one simulation, each an iteration: bounds the work where prompts have many
 _BATCHES = 64
 _LOADS = 16
 _PRECISION = 1.015  # ratio of a load that fails to one that holds at which the search ends
@@ -244,8 +245,7 @@ def _simulated(engine: EngineModel, profile: TrafficProfile, load: float) -> Lat
         requests = closed_requests(profile.shape, clients, _FEWEST + 3 * clients, _SEED)
         measured = slice(2 * clients, -clients)  # after all have started at once, before the last find others gone
     elif load < most:
-        count = min(max(_FEWEST, round(LEVELS * _LEVEL_SECONDS * most / 2)), _MOST)
-        requests = open_requests(profile.shape, max(load, _ALONE), count, _SEED)
+        requests = open_requests(profile.shape, max(load, _ALONE), open_count(engine, profile, most), _SEED)
         measured = slice(None)
     else:
         return overloaded(load / most)
@@ -267,6 +267,13 @@ def _simulated(engine: EngineModel, profile: TrafficProfile, load: float) -> Lat
         requests_per_second=throughput,
         stable=True,
     )
+
+
+def open_count(engine: EngineModel, profile: TrafficProfile, saturation: float) -> int:
+    """Requests of one simulation of open traffic: enough to see each minute level, within the bounds on work."""
+    chunks = max(profile.input_tokens.mean * (1 - profile.cached_input_fraction) / engine.max_num_tokens, 1.0)
+    count = min(LEVELS * _LEVEL_SECONDS * saturation / 2, _MOST, _MOST_CHUNKS / chunks)
+    return max(_FEWEST, round(count))
 
 
 def _upper_quantiles(values: Floats) -> Quantiles:

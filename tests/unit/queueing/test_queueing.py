@@ -6,7 +6,7 @@ import pytest
 
 from berth.estimator.engine_model import EngineModel, Floats
 from berth.estimator.latency import Capacity, Objectives
-from berth.estimator.queueing import Method, capacity, latency, saturation
+from berth.estimator.queueing import Method, capacity, latency, open_count, saturation
 from berth.estimator.traffic import TokenLengths, TrafficProfile
 from tests.support.engines import ENGINES, a100_40_bf16, h100_fp8
 
@@ -222,3 +222,20 @@ def test_the_simulation_gives_the_same_answer_twice() -> None:
     once, again = (latency(h100_fp8(2), CONVERSATION, 3.0, "simulate") for _ in range(2))
 
     assert once == again
+
+
+@pytest.mark.parametrize(("longest", "chunks"), [(14050, 1), (120_000, 4), (2_000_000, 200)])
+def test_prompts_of_many_chunks_are_simulated_with_fewer_requests(longest: int, chunks: int) -> None:
+    prompts = TokenLengths(8192 * chunks, 8192 * chunks * 1.2, longest, field="inputTokens")
+    profile = replace(STEADY, input_tokens=prompts)
+
+    count = open_count(constant(0.001), profile, saturation=1e6)
+
+    assert count == {1: 96_000, 4: 96_000, 200: 12_000}[chunks]
+
+
+def test_quick_copies_are_simulated_longer_but_none_without_end() -> None:
+    counts = [open_count(constant(0.001), STEADY, saturation) for saturation in (0.01, 20.0, 1e9)]
+
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (12_000, 96_000)
