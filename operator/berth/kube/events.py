@@ -40,9 +40,11 @@ NOTE_BYTES: Final = 1024
 
 @dataclass(slots=True)
 class _Series:
-    """One Event that was (or is about to be) posted."""
+    """One Event that was (or is about to be) posted. Once it was tried only its name is kept, for its count."""
 
-    event: Object
+    event: Object | None
+    namespace: str
+    name: str
     first: float
     count: int = 1
     written: int = 1
@@ -97,7 +99,8 @@ class EventRecorder:
         elif self._waiting.full() or not self._allowed(reference.get("uid", "")):
             self._metrics.event("dropped")
         else:
-            series = _Series(self._event(reference, reason, note, action, type_, related), self._now())
+            event = self._event(reference, reason, note, action, type_, related)
+            series = _Series(event, event["metadata"]["namespace"], event["metadata"]["name"], self._now())
             self._known[key] = series
             self._waiting.put_nowait(series)
 
@@ -109,7 +112,9 @@ class EventRecorder:
     async def _post_forever(self) -> None:
         while True:
             series = await self._waiting.get()
-            if await self._tried(self._client.create(series.event)):
+            event, series.event = series.event, None
+            assert event is not None, "each is posted once"
+            if await self._tried(self._client.create(event)):
                 series.posted = True
                 self._metrics.event("posted")
             else:
@@ -123,9 +128,9 @@ class EventRecorder:
                     await self._write_count(series)
 
     async def _write_count(self, series: _Series) -> None:
-        count, metadata = series.count, series.event["metadata"]
+        count = series.count
         patch = {"series": {"count": count, "lastObservedTime": self._timestamp()}}
-        if await self._tried(self._client.merge_patch(EVENT, metadata["namespace"], metadata["name"], patch)):
+        if await self._tried(self._client.merge_patch(EVENT, series.namespace, series.name, patch)):
             series.written = count
 
     async def _tried(self, request: Awaitable[Object]) -> bool:
