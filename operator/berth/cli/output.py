@@ -42,3 +42,10 @@ def age(seconds: float | None) -> str:
         if whole < most * size:
             return f"{whole // size}{unit}"
     return f"{whole // 86400}d"
+
+
+def duration(written: str) -> str:
+    """A duration of a manifest as a person reads it: 1500ms is 1.5s."""
+    from berth.api.quantities import format_duration, seconds
+
+    return format_duration(seconds(written))

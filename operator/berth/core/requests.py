@@ -48,12 +48,16 @@ class Reply:
     message: str
 
 
+def spoken(text: str) -> str:
+    """A request without what only tells it from an earlier one."""
+    return " ".join(word for word in text.split() if not word.startswith("@"))
+
+
 def parse(text: str) -> Request:
     """Raises InvalidSpec with what is wrong and how it is written."""
     if len(text) > LONGEST:
         raise InvalidSpec("InvalidRequest", f"{_FIELD}: is longer than {LONGEST} characters: {_USAGE}")
-    words = [word for word in text.split() if not word.startswith("@")]
-    match words:
+    match spoken(text).split():
         case ["rollback"]:
             return Request(text, "rollback")
         case ["failover", group] if re.fullmatch("g(0|[1-9][0-9]{0,3})", group):

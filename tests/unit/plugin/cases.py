@@ -163,7 +163,9 @@ def moving() -> Manifest:
         },
         "recent": [{"id": "f", "finishedAt": "2026-09-20T13:00:00Z", "result": "RolledBack", "reason": "slower"}],
     }
-    status["request"] = {"text": "failover g9", "result": "Refused", "message": "there is no group g9"}
+    asked = "2026-09-21T13:30:20.000000Z"
+    refused = {"result": "Refused", "message": "there is no group g9"}
+    status["request"] = {"text": f"failover g9 @{asked}", "at": asked, **refused}
     return found
 
 

@@ -80,12 +80,11 @@ def lines(found: Iterable[Object], now: float) -> Iterator[str]:
     for event in found:
         at = unix_seconds(_last(event))
         count = (event.get("series") or {}).get("count") or event.get("count") or 1
-        about = event["involvedObject"]
-        what = about["name"] if about["kind"] != "LLMDeployment" else "-"
         times = f" (x{count})" if count > 1 else ""
         message = " ".join(str(event.get("message", "")).split())
         since = age(None if at is None else now - at)
-        rows.append([since, event.get("type", "-"), event.get("reason", "-"), what, message + times])
+        about = event["involvedObject"]["name"]
+        rows.append([since, event.get("type", "-"), event.get("reason", "-"), about, message + times])
     if len(rows) == 1:
         yield "nothing happened lately (the API server forgets events, usually after an hour)"
     else:

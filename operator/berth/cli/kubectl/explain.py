@@ -71,6 +71,8 @@ def lines(deployment: Mapping[str, Any], currency: str = "") -> Iterator[str]:
 
 def _asked(spec: Mapping[str, Any]) -> str:
     """The question in a line, in the words of spec."""
+    from berth.cli.output import duration
+
     model = spec["model"].get("name") or "a model of spec.model.architecture"
     traffic, objectives = spec.get("traffic") or {}, spec.get("objectives") or {}
     parts = [model]
@@ -81,7 +83,7 @@ def _asked(spec: Mapping[str, Any]) -> str:
     if traffic:
         parts[0] += f" of {traffic['inputTokens']['mean']} in / {traffic['outputTokens']['mean']} out"
     bounds = [
-        f"{word} p95 <= {objectives[field]['p95']}"
+        f"{word} p95 <= {duration(objectives[field]['p95'])}"
         for field, word in (("timeToFirstToken", "TTFT"), ("timePerOutputToken", "TPOT"))
         if field in objectives
     ]

@@ -277,12 +277,14 @@ def _ask(where: Where, found: Object, text: str, preview: Iterable[str], asked: 
 
 
 def _warnings(found: Object) -> Iterator[str]:
+    from berth.core.requests import spoken
+
     pause = found["spec"].get("pause", "None")
     if pause != "None":
         yield f"  ! spec.pause is {pause}: kubectl berth resume {found['metadata']['name']}"
     known = (found.get("status") or {}).get("request") or {}
     if known.get("result") == "Waiting":
-        yield f"  ! this replaces a request that still waits: {known.get('text', '-')}"
+        yield f"  ! this replaces a request that still waits: {spoken(known.get('text', '-'))}"
 
 
 async def _send(cluster: Cluster, found: Object, request: str, *, dry_run: bool) -> Object:

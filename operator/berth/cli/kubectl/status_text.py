@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from berth.cli.output import age, table
+from berth.cli.output import age, duration, table
 from berth.core import conditions as c
 from berth.core.placement.tell import describe
+from berth.core.requests import spoken
 from berth.core.timestamps import unix_seconds
 
 Document = Mapping[str, Any]
@@ -53,10 +54,12 @@ def lines(deployment: Document, now: float, live: Document | None = None, curren
     yield from _objectives(deployment)
     yield from _live(live)
     yield from _groups(status, now, live)
-    if (status.get("spread") or {}).get("message"):
-        yield f"  {status['spread']['message']}"
+    attention = list(_attention(status))
+    spread = (status.get("spread") or {}).get("message")
+    if spread and not any(line.endswith(f": {spread}") for line in attention):
+        yield f"  {spread}"
     yield from _happened(status, now)
-    yield from _attention(status)
+    yield from attention
 
 
 def _line(head: str, words: str) -> str:
@@ -115,9 +118,9 @@ def _objectives(deployment: Document) -> Iterator[str]:
         ("TTFT p95", "timeToFirstToken", "ttftP95"),
         ("TPOT p95", "timePerOutputToken", "tpotP95"),
     ):
-        bound = (wanted.get(field) or {}).get("p95", UNKNOWN)
+        bound = (wanted.get(field) or {}).get("p95")
         cells = [str(source.get(figure, UNKNOWN)) for source in (measured, predicted)]
-        rows.append([label, str(bound), *cells, _percent(errors.get(figure))])
+        rows.append([label, UNKNOWN if bound is None else duration(bound), *cells, _percent(errors.get(figure))])
     rate = [str((source.get("outputTokensPerSecond") or {}).get("mid", UNKNOWN)) for source in (measured, predicted)]
     if rate != [UNKNOWN, UNKNOWN]:
         rows.append(["tokens/s", UNKNOWN, *rate, UNKNOWN])
@@ -198,7 +201,8 @@ def _happened(status: Document, now: float) -> Iterator[str]:
         yield f"  last move     {told}".rstrip()
     request = status.get("request")
     if request:
-        yield f"  last request  {request.get('text', '-')}: {request.get('result', '-')}: {request.get('message', '')}"
+        told = f"{request.get('result', '-')}  {_ago(request, now, 'at')} ago  {request.get('message', '')}"
+        yield f"  last request  {spoken(request.get('text', '-'))}: {told}"
 
 
 def _attention(status: Document) -> Iterator[str]:
