@@ -22,7 +22,15 @@ from berth.core.actions import Action, DeleteConfigMap, Ensure, Mark, Record, Re
 from berth.core.disruption import Notices, displaced
 from berth.core.drift import mend
 from berth.core.failover import failover_of
-from berth.core.failures import UNREACHABLE, Failure, GroupPolicy, Surroundings, find_failure, suspicion
+from berth.core.failures import (
+    UNREACHABLE,
+    Failure,
+    GroupPolicy,
+    Surroundings,
+    find_failure,
+    lost_from_sight,
+    suspicion,
+)
 from berth.core.groups import Judgement
 from berth.core.moves.course import ended_ids, without_strays
 from berth.core.moves.machine import Step
@@ -235,6 +243,7 @@ def _trusted(snapshot: Snapshot, policy: GroupPolicy) -> frozenset[str]:
         and group.leader.serving
         and group.leader.ready
         and find_failure(group, policy, snapshot.now, around) is None
+        and lost_from_sight(group, _answer(group, snapshot), snapshot.now, around) is None
         and not suspicion(group, _answer(group, snapshot), around)
     )
 

@@ -301,6 +301,15 @@ def test_whatever_happens_nothing_forbidden_happens_and_it_settles(shape: str, e
     converge(simulation, int(shape in ROOM))
 
 
+def test_a_silent_node_is_not_given_up_for_a_group_whose_engine_is_found_frozen_at_the_same_moment() -> None:
+    simulation = Simulation(SHAPES["down to needed"], 3)
+    for event, number in ((node_dies, 0), (proceed, 2), (node_dies, 1), (engine_hangs, 1), (proceed, 1)):
+        event(simulation, number)
+        simulation.run_pass()  # checks every order
+    (failed,) = [each for each in simulation.groups.values() if parse.lifecycle(each) == labels.FAILED]
+    assert failed["spec"]["group"] == "g1"
+
+
 DRAINS: dict[str, Manifest] = {
     "block": deployment(tensor=8, groups=3, min_available=2),
     "down to needed": deployment(
