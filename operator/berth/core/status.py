@@ -7,7 +7,7 @@ the summary), never 0. A pass that finds nothing new builds exactly the status t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +111,9 @@ class _Facts:
             if group.alive and judgement.state not in leaving and group.name not in aside
         ]
         self.count = plan.wanted.count if plan.wanted else max(_asked_for(snapshot), len({g.group for g, _ in alive}))
-        self.ready = min(len({group.group for group, judgement in alive if judgement.serving}), self.count)
+        self.bridging = self._bridging(aside)
+        serving = {group.group for group, judgement in alive if judgement.serving}
+        self.ready = min(max(len(serving), self.bridging), self.count)
         self.counted = min(len({group.group for group, _ in alive}), self.count)
         self.starting = [
             (group, judgement)
@@ -134,6 +136,17 @@ class _Facts:
         taken = outcome.name_conflicts[0] if outcome.name_conflicts else ""
         remedy = "exists and belongs to someone else: remove it or rename the deployment"
         self.conflict = f"{taken} {remedy}" if taken else ""
+
+    def _bridging(self, aside: Collection[str]) -> int:
+        """Groups of a placement that is taken back, which get the requests until the ones in force do again."""
+        if self.plan.move is None or self.plan.move.convoy is None or not self.plan.move.convoy.taken_back:
+            return 0
+        return len({group.group for group, judgement in self.judged if group.name in aside and judgement.serving})
+
+    @property
+    def bridged(self) -> bool:
+        """Those are as many as their own placement needs."""
+        return self.bridging > 0 and self.plan.move is not None and self.bridging >= self.plan.move.course.needed
 
     def _replaced(self, group: Group) -> bool:
         """A newer incarnation of its group serves: the loss is history."""
@@ -242,8 +255,10 @@ def _placed(facts: _Facts) -> Condition:
 
 
 def _available(facts: _Facts) -> Condition:
-    enough = facts.ready >= facts.plan.needed
+    enough = facts.ready >= facts.plan.needed or facts.bridged
     message = f"{facts.ready} groups serve, {facts.plan.needed} are needed"
+    if facts.bridged:
+        message = f"{facts.bridging} groups of the placement that is taken back serve until the others do again"
     return Condition(c.AVAILABLE, enough, "EnoughGroups" if enough else "TooFewGroups", message)
 
 

@@ -113,6 +113,10 @@ class Moving(Simulation):
     def roles(self) -> set[str]:
         return {group["metadata"]["labels"].get(labels.ROLE, "") for group in self.groups.values()}
 
+    def available(self) -> str:
+        conditions = self.stored["status"]["conditions"]
+        return next(str(each["status"]) for each in conditions if each["type"] == "Available")
+
     def recent(self) -> list[Manifest]:
         moves = self.stored.get("status", {}).get("moves") or {}
         return list(moves.get("recent") or ())
@@ -167,7 +171,14 @@ def test_taken_back_the_old_groups_are_resumed_before_the_new_ones_leave() -> No
     simulation = Moving()
     until(simulation, lambda: "outgoing" in simulation.roles() and len(simulation.draining) == 2)
     simulation.rollback = True
-    until(simulation, lambda: bool(simulation.recent()))
+    told = []
+
+    def ended() -> bool:
+        told.append(simulation.available())
+        return bool(simulation.recent())
+
+    until(simulation, ended)
+    assert set(told) == {"True"}, "whoever serves, enough did at every moment"
     settle(simulation)
     assert simulation.recent()[0]["result"] == "RolledBack"
     assert {
