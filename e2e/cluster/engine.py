@@ -79,6 +79,8 @@ def stop() -> bool:
     pid = _own_pid()
     if pid is None:
         return False
+    # It would stay, with its rules: to an engine of another home they forge the sender of what its nodes say.
+    succeeds("docker", "network", "rm", "kind")
     os.kill(pid, signal.SIGTERM)
 
     def ended() -> bool:

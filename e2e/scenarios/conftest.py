@@ -35,13 +35,18 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
     """Left running with KEEP=1, to run scenarios again and again."""
+    keep = bool(os.environ.get("KEEP"))
     try:
         found = sites.up()
+        found.repair()
     except NoEngine as error:
         pytest.skip(f"no cluster with containers: {error}")
-    found.repair()
+    except Failed:
+        if not keep:
+            sites.down()
+        raise
     yield found
-    if not os.environ.get("KEEP"):
+    if not keep:
         sites.down()
 
 
