@@ -12,6 +12,7 @@ from berth.core.failures import IN_PLACE, UNREACHABLE
 from berth.core.groups import Judgement, State
 from berth.core.observed import Group
 from berth.core.placement.tell import describe
+from berth.core.requests import spoken
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _of_moves(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[A
 def _of_requests(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[Announcement]:
     old, new = before.get("request") or {}, after.get("request") or {}
     if new and (new["text"], new["result"]) != (old.get("text"), old.get("result")):
-        words = f"{new['text']}: {new['message']}"
+        words = f"{spoken(new['text'])}: {new['message']}"
         yield Announcement(f"Request{new['result']}", "Request", words, warning=new["result"] == "Refused")
 
 

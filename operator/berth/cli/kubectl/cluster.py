@@ -13,7 +13,7 @@ import inspect
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,6 +34,8 @@ _SERVICE = re.compile("([a-z0-9][-a-z0-9]{0,62})/([a-z][-a-z0-9]{0,62})")
 """What status may say of a Service: nothing else becomes part of a path."""
 UNKNOWN_KIND = ("404 page not found", "could not find the requested resource")
 """What an API server says of a kind that is not installed, and never of an object that is not there."""
+_NAME = re.compile("[a-z0-9](?:[-.a-z0-9]{0,251}[a-z0-9])?")
+"""What can be the name of an object."""
 NEAR = 3
 """Names that are suggested where one is not found."""
 
@@ -57,6 +59,8 @@ class Where:
             configuration = await auth.configuration(self.kubeconfig, self.context, plugins=True)
             async with ApiClient(configuration) as api:
                 namespace = self.namespace or auth.namespace(self.kubeconfig, self.context) or "default"
+                if not _NAME.fullmatch(namespace):
+                    raise Told(f"{namespace!r} cannot be a namespace: names are of a-z, 0-9 and -")
                 return await work(Cluster(KubeClient(api, user_agent="kubectl-berth"), namespace))
 
         with explained():
@@ -132,12 +136,12 @@ class Cluster:
 
         if not name:
             raise Told("name a deployment: kubectl get llmd lists them")
-        try:
-            return await self.client.get(LLM_DEPLOYMENT, self.namespace, name)
-        except NotFound:
-            listing = await self.client.list(LLM_DEPLOYMENT, self.namespace)  # says so where the kind is unknown
-            known = [str(each["metadata"]["name"]) for each in listing.items]
-            raise Told(_no_such(name, self.namespace, known)) from None
+        if _NAME.fullmatch(name):
+            with suppress(NotFound):
+                return await self.client.get(LLM_DEPLOYMENT, self.namespace, name)
+        listing = await self.client.list(LLM_DEPLOYMENT, self.namespace)  # says so where the kind is unknown
+        known = [str(each["metadata"]["name"]) for each in listing.items]
+        raise Told(_no_such(name, self.namespace, known))
 
     async def deployments(self, *, everywhere: bool = False) -> list[Object]:
         from berth.kube.kinds import LLM_DEPLOYMENT

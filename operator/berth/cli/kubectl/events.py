@@ -26,7 +26,7 @@ def events(name: str, warnings: bool, output: str, where: Where) -> None:
 
     async def look(cluster: Cluster) -> list[Object]:
         deployment = await cluster.deployment(name)
-        return sorted_events(await of_namespace(cluster), deployment)
+        return [_slim(each) for each in sorted_events(await of_namespace(cluster), deployment)]
 
     found = [each for each in where.run(look) if not warnings or each.get("type") == "Warning"]
     from berth.cli.output import dump, printable
@@ -89,6 +89,12 @@ def lines(found: Iterable[Object], now: float) -> Iterator[str]:
         yield "nothing happened lately (the API server forgets events, usually after an hour)"
     else:
         yield from table(rows, gap="   ")
+
+
+def _slim(event: Object) -> Object:
+    """Without managedFields, as kubectl shows it."""
+    metadata = {name: value for name, value in event["metadata"].items() if name != "managedFields"}
+    return {**event, "metadata": metadata}
 
 
 def _at(event: Mapping[str, Any]) -> str:

@@ -86,11 +86,11 @@ def _placement(name: str, status: Document, currency: str) -> Iterator[str]:
     split = f"tp{allocation.get('tensorParallel', 1)} pp{allocation.get('pipelineParallel', 1)}"
     gpus = allocation.get("tensorParallel", 1) * allocation.get("pipelineParallel", 1) * allocation.get("groups", 1)
     parts = [allocation["pool"], allocation.get("precision", allocation["variant"]), split, f"{gpus} GPUs"]
-    money = f" {currency}" if currency else " "
     if "costPerHour" in placement:
-        parts.append(f"{placement['costPerHour']}{money}/h")
+        parts.append(f"{placement['costPerHour']} {currency}/h" if currency else f"{placement['costPerHour']} per hour")
     if "costPerMillionOutputTokens" in placement:
-        parts.append(f"{placement['costPerMillionOutputTokens']}{money.rstrip()} per 1M output tokens")
+        price = f"{placement['costPerMillionOutputTokens']} {currency}".rstrip()
+        parts.append(f"{price} per 1M output tokens")
     yield _line("placement", "  ".join(parts))
     reason = placement.get("reason", "")
     if "limitedBy" in placement:

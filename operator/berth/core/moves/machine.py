@@ -29,7 +29,7 @@ from berth.core.timestamps import timestamp
 Phase = Literal["Reserving", "Starting", "WarmingUp", "Flipping", "Judging", "Draining", "Reverting"]
 Result = Literal["Completed", "RolledBack", "Abandoned"]
 DRAINING: Final = "Draining"
-ASKED_FOR: Final = "asked for"
+ASKED_FOR: Final = "taken back on request"
 
 
 @dataclass(frozen=True)
