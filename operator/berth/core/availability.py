@@ -119,6 +119,8 @@ def spares_chain(needed: int, spares: int, failures_per_second: float, repair_se
     for broken in range(needed + spares):
         running = min(needed, needed + spares - broken)
         weights.append(weights[-1] * running * load / (broken + 1))
+        if weights[-1] == 0.0:
+            break  # so many are never broken at once; thousands of spares would be counted for nothing
     total = math.fsum(weights)
     return [w / total for w in weights]
 

@@ -184,25 +184,6 @@ def _whole_groups(demand: Demand, rooms: Sequence[int]) -> int:
     return groups
 
 
-def groups_that_fit(demand: Demand, nodes: Iterable[NodeView], used: Mapping[str, Usage]) -> int:
-    """How many whole groups fit at once on nodes that take pods; with `used` empty: how many could ever fit."""
-    rooms = [room for node in nodes if (room := _room(demand, node, used.get(node.name, _NOTHING)))]
-    return _whole_groups(demand, rooms)
-
-
-def _room(demand: Demand, node: NodeView, taken: Usage) -> int:
-    """Members that fit on a node; numbers only, since the planner asks for every node of every candidate."""
-    room = _members_that_fit(
-        demand,
-        node.gpu_allocatable - taken.gpus,
-        node.cpu_millicores - taken.cpu_millicores,
-        node.memory_bytes - taken.memory_bytes,
-    )
-    if room <= 0 or held_back(node, demand.tolerations) is not None:
-        return 0
-    return room if all(matches_terms(node, terms) for terms in demand.volume_terms.values()) else 0
-
-
 def _members_that_fit(demand: Demand, gpus: int, cpu_millicores: int, memory_bytes: int) -> int:
     room = gpus // demand.gpus_per_member
     if room > 0 and demand.cpu_millicores:

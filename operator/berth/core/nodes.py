@@ -146,6 +146,11 @@ def held_back(node: NodeView, tolerations: Sequence[Toleration]) -> str | None:
         return "is not ready"
     if node.unschedulable:
         return "is cordoned"
+    return untolerated(node, tolerations)
+
+
+def untolerated(node: NodeView, tolerations: Sequence[Toleration]) -> str | None:
+    """Which taint keeps pods away from this node even when nothing is wrong with it; None when none does."""
     for taint in node.taints:
         if taint.effect in _BLOCKING_EFFECTS and not any(t.covers(taint) for t in tolerations):
             return f"has taint {taint}"

@@ -24,7 +24,6 @@ from berth.core.placement.evaluate import Estimates, Memory
 from berth.core.placement.layouts import Layout
 from berth.core.placement.question import Question
 from berth.core.placement.supply import Supply
-from berth.core.render import group_demand
 from berth.core.render.repository import simulated_options
 from berth.core.steering.day import Day
 from berth.core.steering.policy import policy_of
@@ -124,7 +123,6 @@ class Operator:
         self._taken_back: set[str] = set()
         self._changed_at = 0.0
         self._numbers = 0
-        self._demands: dict[Layout, Demand] = {}
         self.allocation = allocation
         self.for_traffic = allocation.groups if allocation else 0
 
@@ -228,10 +226,7 @@ class Operator:
         self.world.give_back(group.layout.pool, group.nodes, demand.gpus_per_member)
 
     def _demand(self, layout: Layout) -> Demand:
-        if layout not in self._demands:
-            pool = self.world.pools[layout.pool]
-            self._demands[layout] = group_demand(self.asked.deployment, layout.allocation(1), pool)
-        return self._demands[layout]
+        return self.asked.demand(layout, self.world.pools[layout.pool])
 
     def _begin(self, move: Move, minute: int) -> None:
         spec = self.asked.spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final
 
 from berth.api.gpupool import GPUPool
@@ -95,6 +96,7 @@ class Simulation:
         most = round(asked.traffic.output_tokens.max)
         responses = self._responses.setdefault(most, Responses(self._recorded, most))
 
+        @cache
         def response_of(layout: Layout, scale: float) -> Response:
             return responses.of(plant_options(asked, layout, self.world.pools), scale)
 

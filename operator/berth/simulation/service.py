@@ -105,21 +105,26 @@ class Service:
         if not serving:
             late[:] = slow[:] = 1.0
             self.told.failed += float(rates.sum()) * MINUTE
-        for group in serving:
-            table = self._table(group, scale, slowness(group.layout.pool) * group.slow)
-            response = self._response_of(group.layout, scale)
+        noise = 1 + 0.01 * self._rng.standard_normal((len(serving), count))
+        for (layout, slowed), places in _alike(serving, slowness).items():
+            table, response = self._table(layout, scale, slowed), self._response_of(layout, scale)
+            groups_here = [serving[place] for place in places]
+            shares = np.array([[group.share] for group in groups_here])
             work = response.prompt_share * prompts + (1 - response.prompt_share) * answers
-            load = rates * group.share * work
-            wait = self._waits(group, load, table)
-            curves = table.at(load)
-            missed = curves[:, 0]
-            if wait is not None:
-                missed = np.where(wait > 0, np.maximum(missed, np.minimum(wait / max(self._first, 1e-9), 1.0)), missed)
-            late += group.share * missed
-            slow += group.share * curves[:, 1]
-            flight += curves[:, 2] + group.backlog
-            steps[group.name] = curves[:, 3:] * MINUTE
-            steps[group.name][:, 1] *= 1 + 0.01 * self._rng.standard_normal(count)
+            loads = rates * shares * work
+            curves = table.at(loads.ravel()).reshape(len(places), count, -1)
+            missed = curves[:, :, 0]
+            for place, (group, load) in enumerate(zip(groups_here, loads, strict=True)):
+                wait = self._waits(group, load, table)
+                if wait is not None:
+                    unserved = np.minimum(wait / max(self._first, 1e-9), 1.0)
+                    missed[place] = np.where(wait > 0, np.maximum(missed[place], unserved), missed[place])
+            late += (shares * missed).sum(axis=0)
+            slow += (shares * curves[:, :, 1]).sum(axis=0)
+            flight += (curves[:, :, 2] + np.array([[group.backlog] for group in groups_here])).sum(axis=0)
+            sums = curves[:, :, 3:] * MINUTE
+            sums[:, :, 1] *= noise[places]
+            steps |= {group.name: each for group, each in zip(groups_here, sums, strict=True)}
         self._record(span, rates, prompts * scale, answers, np.clip(late, 0, 1), np.clip(slow, 0, 1), flight, steps)
 
     def _shares(self, serving: Sequence[Group]) -> None:
@@ -134,12 +139,12 @@ class Service:
         for group, channels in zip(serving, counts, strict=True):
             group.share = channels / (CHANNELS_PER_GROUP * len(serving))
 
-    def _table(self, group: Group, scale: float, slowness: float) -> Felt:
-        key = group.layout, scale, slowness
+    def _table(self, layout: Layout, scale: float, slowness: float) -> Felt:
+        key = layout, scale, slowness
         if key not in self._felt:
             if len(self._felt) > 64:
                 self._felt.clear()
-            self._felt[key] = felt(self._response_of(group.layout, scale), slowness, self._first, self._token)
+            self._felt[key] = felt(self._response_of(layout, scale), slowness, self._first, self._token)
         return self._felt[key]
 
     def _waits(self, group: Group, load: Floats, table: Felt) -> Floats | None:
@@ -237,6 +242,14 @@ class Service:
             misses=misses,
             effective=effective,
         )
+
+
+def _alike(serving: Sequence[Group], slowness: Callable[[str], float]) -> dict[tuple[Layout, float], list[int]]:
+    """Positions of groups whose engines are the same, by layout and slowness."""
+    found: dict[tuple[Layout, float], list[int]] = {}
+    for place, group in enumerate(serving):
+        found.setdefault((group.layout, slowness(group.layout.pool) * group.slow), []).append(place)
+    return found
 
 
 def _moments(rows: Floats) -> StepMoments:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final, Literal
@@ -13,6 +13,7 @@ from berth.core import capacity
 from berth.core.capacity import Demand, Placement
 from berth.core.nodes import NodeView
 from berth.core.placement.supply import Supply, supply_of, supply_of_object
+from berth.core.stock import Ground, Stock
 from berth.core.usage import Usage
 
 Kind = Literal["slow", "price", "group", "node", "pool", "metrics"]
@@ -54,8 +55,12 @@ class World:
     """Moves under way by pool they touch."""
     _nodes: dict[str, tuple[NodeView, ...] | None] = field(default_factory=dict)
     _changes: frozenset[int] = frozenset()
-    _rooms: dict[tuple[str, str], dict[Hashable, int]] = field(default_factory=dict)
-    """What an empty pool holds; the same at all times, since its nodes are."""
+    _stocks: dict[str, Stock] = field(default_factory=dict)
+    """What is left in each pool while it is up."""
+    _closed: dict[str, tuple[tuple[NodeView, ...], Ground]] = field(default_factory=dict)
+    """Of pools that were down: their nodes then."""
+    _told: dict[str, GPUPool] = field(default_factory=dict)
+    """With the price that it had last."""
 
     def __post_init__(self) -> None:
         for name, pool in self.pools.items():
@@ -63,6 +68,7 @@ class World:
             self._nodes[name] = found.nodes
             taken = {node: use for node, use in found.used.items() if use.gpus}
             self.used.setdefault(name, taken)
+            self._stocks[name] = Stock.of(found.nodes or (), self.used[name])
         edges = {event.at for event in self.events}
         self._changes = frozenset(edges | {e.at + e.lasts for e in self.events if e.lasts is not None})
 
@@ -107,40 +113,56 @@ class World:
     # --- who holds what -----------------------------------------------------------------------------------------------
     def supply(self, pool: str, namespace: str, without: Iterable[tuple[str, int]] = ()) -> Supply:
         """As the operator sees it; `without` are (node, GPUs) that the asking deployment holds itself."""
-        manifest = self.pools[pool]
-        price = self.price(pool)
-        if price is not None:
-            manifest = manifest.model_copy(
-                update={"spec": manifest.spec.model_copy(update={"price_per_gpu_hour": f"{price:g}"})}
-            )
-        used = dict(self.used[pool])
+        used, stock = dict(self.used[pool]), self._stock(pool).copy()
         for node, gpus in without:
             used[node] = used.get(node, _NOTHING) - Usage(gpus)
-        found = supply_of(manifest, namespace, self._open_nodes(pool), used)
-        return replace(found, rooms=self._rooms.setdefault((pool, namespace), {}))
+            stock.put(node, used[node])
+        return replace(supply_of(self._priced(pool), namespace, self._open_nodes(pool), used), kept=stock)
+
+    def _priced(self, pool: str) -> GPUPool:
+        """The pool with its price of now."""
+        price, told = self.price(pool), self._told.get(pool)
+        if price is None:
+            return self.pools[pool]
+        if told is None or told.spec.price_per_gpu_hour != f"{price:g}":
+            spec = self.pools[pool].spec.model_copy(update={"price_per_gpu_hour": f"{price:g}"})
+            told = self._told[pool] = self.pools[pool].model_copy(update={"spec": spec})
+        return told
 
     def _open_nodes(self, pool: str) -> tuple[NodeView, ...] | None:
         nodes = self._nodes[pool]
-        if nodes is None or not self.down(pool):
-            return nodes
-        return tuple(replace(node, ready=False) for node in nodes)
+        return nodes if nodes is None or not self.down(pool) else self._closed_nodes(pool, nodes)[0]
+
+    def _stock(self, pool: str) -> Stock:
+        stock, nodes = self._stocks[pool], self._nodes[pool]
+        return stock if nodes is None or not self.down(pool) else Stock(self._closed_nodes(pool, nodes)[1], stock.left)
+
+    def _closed_nodes(self, pool: str, nodes: tuple[NodeView, ...]) -> tuple[tuple[NodeView, ...], Ground]:
+        if pool not in self._closed:
+            closed = tuple(replace(node, ready=False) for node in nodes)
+            self._closed[pool] = closed, Ground(closed)
+        return self._closed[pool]
 
     def take(self, pool: str, demand: Demand) -> tuple[str, ...] | None:
         """Nodes for one group, taken; None where there is no room. Pools without known nodes always have some."""
-        nodes = self._open_nodes(pool)
-        if nodes is None:
+        if self._nodes[pool] is None:
             return ()
-        found = capacity.place(demand, nodes, self.used[pool])
+        # The arbiter takes these nodes from among all; of a thousand each is asked here as a number only.
+        found = capacity.place(demand, self._stock(pool).tightest(demand), self.used[pool])
         if not isinstance(found, Placement):
             return None
         for node in found.nodes:
-            self.used[pool][node] = self.used[pool].get(node, _NOTHING) + Usage(demand.gpus_per_member)
+            self._hold(pool, node, self.used[pool].get(node, _NOTHING) + Usage(demand.gpus_per_member))
         return found.nodes
 
     def give_back(self, pool: str, nodes: Iterable[str], gpus_per_member: int) -> None:
         self.changes += 1
         for node in nodes:
-            self.used[pool][node] = self.used[pool][node] - Usage(gpus_per_member)
+            self._hold(pool, node, self.used[pool][node] - Usage(gpus_per_member))
+
+    def _hold(self, pool: str, node: str, taken: Usage) -> None:
+        self.used[pool][node] = taken
+        self._stocks[pool].put(node, taken)
 
 
 def hidden_factors(pools: Iterable[str], error: float, seed: int) -> dict[str, float]:

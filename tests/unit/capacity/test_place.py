@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berth.core.capacity import Demand, Placement, Shortage, free, free_per_node, groups_that_fit, place
+from berth.core.capacity import Demand, Placement, Shortage, free, free_per_node, place
 from berth.core.nodes import NodeView, Taint, Toleration
 from berth.core.usage import Usage
 
@@ -214,20 +214,3 @@ def test_the_order_of_nodes_does_not_matter(
     shuffled = list(nodes)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert place(demand, nodes, used) == place(demand, shuffled, used)
-
-
-def fill(demand: Demand, nodes: list[NodeView], used: dict[str, Usage]) -> int:
-    """Most groups that fit, by trying every set of nodes for every group."""
-    best = 0
-    for chosen in combinations(nodes, demand.members):
-        if all(fits(demand, n, used) for n in chosen):
-            more = dict(used)
-            for n in chosen:
-                more[n.name] = more.get(n.name, Usage()) + demand.member
-            best = max(best, 1 + fill(demand, nodes, more))
-    return best
-
-
-@given(clusters.filter(lambda nodes: len(nodes) <= 4), usages, demands)
-def test_counts_as_many_groups_as_brute_force(nodes: list[NodeView], used: dict[str, Usage], demand: Demand) -> None:
-    assert groups_that_fit(demand, nodes, used) == fill(demand, nodes, used)

@@ -8,7 +8,7 @@ predicted at a fixed operating point, so that busier groups do not look slower w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,16 +66,46 @@ def prediction(engine: EngineModel, prompt: float) -> Predict:
     return seconds
 
 
+def levels(steps: Mapping[str, StepMoments], predict: Predict, at: OperatingPoint) -> dict[str, float]:
+    """Logarithm of measured over predicted step time at `at`, of those of which enough was measured."""
+    told = {name: moments for name, moments in steps.items() if _tells(moments)}
+    if not told:
+        return {}
+    asked = np.concatenate([_around(moments, at) for moments in told.values()])
+    found = predict(asked).reshape(len(told), -1).tolist()  # once for all: a call costs as much as its rows
+    return {name: _level(moments, expected, at) for (name, moments), expected in zip(told.items(), found, strict=True)}
+
+
 def level(moments: StepMoments, predict: Predict, at: OperatingPoint) -> float | None:
-    """Logarithm of measured over predicted step time at `at`; None where too little was measured."""
+    """Of one; None where too little was measured."""
+    return levels({"": moments}, predict, at).get("")
+
+
+def _tells(moments: StepMoments) -> bool:
     means = moments.means
-    if means is None or moments.steps < FEWEST_STEPS or not 0 < means[3] < math.inf:
-        return None
-    *point, seconds = means
-    here = np.array(point)
-    more = np.maximum(0.05 * here, 0.5)
-    asked = [here, *(here + np.diag(more)), (at.decodes, at.context, at.prefill)]
-    expected, *around, predicted = predict(np.array(asked)).tolist()
+    return means is not None and moments.steps >= FEWEST_STEPS and 0 < means[3] < math.inf
+
+
+def _around(moments: StepMoments, at: OperatingPoint) -> Floats:
+    """The mean iteration, one that has more of each, and the operating point."""
+    here, more = _here(moments)
+    return np.array([here, *(here + np.diag(more)), (at.decodes, at.context, at.prefill)])
+
+
+def _here(moments: StepMoments) -> tuple[Floats, Floats]:
+    means = moments.means
+    assert means is not None
+    here = np.array(means[:3])
+    return here, np.maximum(0.05 * here, 0.5)
+
+
+def _level(moments: StepMoments, predictions: list[float], at: OperatingPoint) -> float:
+    """`predictions` are seconds of the rows of `_around`."""
+    means = moments.means
+    assert means is not None
+    seconds = means[3]
+    here, more = _here(moments)
+    expected, *around, predicted = predictions
     rises = (np.array(around) - expected) / more
     ratio = seconds / expected
     shape = ratio * np.array([expected - float(rises @ here), *rises])  # the plane that touches the prediction

@@ -20,8 +20,6 @@ from berth.core.placement.layouts import Layout
 from berth.core.placement.question import Question
 from berth.core.placement.size import Candidate, size, why_waits
 from berth.core.placement.supply import Supply
-from berth.core.render import group_demand
-from berth.core.usage import Usage
 
 AT_WORST: Final = 1.3
 """Standard deviations: one in ten is slower still."""
@@ -125,11 +123,8 @@ def weigh(
 
 def _taken_by(supply: Supply, nodes: Iterable[str], asked: Question, in_force: Allocation) -> Supply:
     """The pool with what the placement in force holds there: during a move within a pool both sides need room."""
-    member = group_demand(asked.deployment, in_force, supply.pool).member
-    used = dict(supply.used)
-    for node in nodes:
-        used[node] = used.get(node, Usage()) + member
-    return replace(supply, used=used)
+    member = asked.demand(Layout.of(in_force), supply.pool).member
+    return supply.with_taken(nodes, member)
 
 
 def _at(believe: Believe, deviations: float) -> Callable[[Layout], float]:

@@ -17,7 +17,6 @@ from berth.core.placement.question import Question
 from berth.core.placement.size import Candidate
 from berth.core.placement.supply import Supply
 from berth.core.reliability import FailureModel, worst_losses
-from berth.core.render import group_demand
 from berth.estimator.memory import OK
 from berth.estimator.performance import Factors
 
@@ -146,7 +145,7 @@ def _bandwidth(question: Question, supply: Supply, candidate: Candidate, evaluat
 
 def _failure(question: Question, supply: Supply, candidate: Candidate) -> str:
     layout, groups, needed = candidate.layout, candidate.groups, candidate.needed
-    demand = group_demand(question.deployment, layout.allocation(1), supply.pool)
+    demand = question.demand(layout, supply.pool)
     lost = (
         f"one lost GPU takes down its group of {layout.gpus}" if layout.gpus > 1 else "one lost GPU is one lost group"
     )

@@ -7,16 +7,20 @@ replicas in Manual scaling, where weights come from) may change without the plac
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from berth.api.common import number, seconds
 from berth.api.demand import Limits, Traffic
+from berth.api.gpupool import GPUPool, GPUPoolSpec
 from berth.api.llmdeployment import LLMDeployment, LLMDeploymentSpec
 from berth.api.model import Variant
 from berth.api.placement import MAX_GROUPS
 from berth.api.schema import Model
 from berth.core.accept import resolve_model
+from berth.core.capacity import Demand
+from berth.core.placement.layouts import Layout
+from berth.core.render import group_demand
 from berth.core.render.names import digest
 from berth.errors import InvalidSpec
 from berth.estimator.latency import Objectives
@@ -37,10 +41,19 @@ class Question:
     objectives: Objectives
     availability: float | None
     """Target in 0..1."""
+    _demands: dict[Layout, tuple[GPUPoolSpec, Demand]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def spec(self) -> LLMDeploymentSpec:
         return self.deployment.spec
+
+    def demand(self, layout: Layout, pool: GPUPool) -> Demand:
+        """What one group of the layout asks of the pool, which is the same for all loads. Raises InvalidSpec."""
+        asked_of, demand = self._demands.get(layout, (None, None))
+        if demand is None or asked_of is not pool.spec:
+            demand = group_demand(self.deployment, layout.allocation(1), pool)
+            self._demands[layout] = pool.spec, demand
+        return demand
 
     @property
     def variants(self) -> tuple[Variant, ...]:

@@ -17,7 +17,7 @@ from typing import Final
 
 from berth.api.common import format_duration, number
 from berth.api.placement import MAX_GROUPS
-from berth.core import capacity, reliability
+from berth.core import reliability
 from berth.core.availability import Availability, groups_for, load_after_group_loss
 from berth.core.budgets import why_over_cost_limit
 from berth.core.capacity import Demand
@@ -27,7 +27,6 @@ from berth.core.placement.layouts import Layout
 from berth.core.placement.question import Question
 from berth.core.placement.supply import Supply
 from berth.core.reliability import FailureModel
-from berth.core.render import group_demand
 from berth.estimator.balancing import imbalance
 from berth.estimator.latency import Capacity, Latency
 from berth.estimator.memory import DOES_NOT_FIT, OK, UNSUPPORTED, Fit
@@ -138,7 +137,7 @@ def size(
     traffic = groups_for_load(question.traffic.load, found.load)
     needed = max(traffic, question.spec.replica_groups.min_available)
     out = replace(out, groups_for_traffic=traffic, needed=needed)
-    demand = group_demand(question.deployment, layout.allocation(1), supply.pool)
+    demand = question.demand(layout, supply.pool)
     predict = _Prediction(question, supply, demand, needed)
     if groups is None:
         fewest, bound = max(needed, question.fewest), _tightest(question, supply, demand)
@@ -212,7 +211,7 @@ class _Bound:
 
 def groups_wanted(question: Question, supply: Supply, layout: Layout, for_traffic: int) -> int:
     """Groups that there should be where `for_traffic` carry the traffic; as many as are allowed, if those are fewer."""
-    demand = group_demand(question.deployment, layout.allocation(1), supply.pool)
+    demand = question.demand(layout, supply.pool)
     most = _tightest(question, supply, demand).groups
     needed = max(for_traffic, question.spec.replica_groups.min_available)
     fewest = max(needed, question.fewest)
@@ -223,14 +222,14 @@ def groups_wanted(question: Question, supply: Supply, layout: Layout, for_traffi
 
 def why_waits(question: Question, supply: Supply, layout: Layout, groups: int) -> str:
     """Why so many groups find no room now; empty if they do."""
-    demand = group_demand(question.deployment, layout.allocation(1), supply.pool)
+    demand = question.demand(layout, supply.pool)
     now = supply.room_now(demand)
     return _waits(supply, demand, groups, now) if groups > now else ""
 
 
 def most_groups(question: Question, supply: Supply, layout: Layout) -> int:
     """Groups that limits, scaling.max and the pool's nodes allow."""
-    return _tightest(question, supply, group_demand(question.deployment, layout.allocation(1), supply.pool)).groups
+    return _tightest(question, supply, question.demand(layout, supply.pool)).groups
 
 
 def _tightest(question: Question, supply: Supply, demand: Demand) -> _Bound:
@@ -274,7 +273,7 @@ def _bounded_by_user(question: Question) -> bool:
 
 
 def _waits(supply: Supply, demand: Demand, groups: int, now: int) -> str:
-    free = capacity.free_per_node(supply.nodes or (), supply.used, demand.tolerations)
+    free = supply.free_per_node(demand.tolerations)
     shown = ", ".join(f"{count} x {gpus}" for gpus, count in free.items()) or "none"
     return f"needs {groups_of(groups, demand)}, {now or 'none'} fit now (free GPUs per node: {shown})"
 

@@ -7,18 +7,21 @@ known (a file that names none) or come on demand (`provisioning: Autoscaled`) ha
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Final
 
+import numpy as np
+
 from berth.api.gpupool import GPUPool
-from berth.core import capacity, spread
+from berth.core import spread
 from berth.core.budgets import Allowance
 from berth.core.capacity import Demand
-from berth.core.nodes import NodeView, has_labels, held_back
+from berth.core.nodes import NodeView, Toleration
 from berth.core.pools import OVERLAP, UNSUPPORTED_ALLOCATION, why_namespace_not_allowed
 from berth.core.spread import SpreadGoal
+from berth.core.stock import Stock, fill, key_of, whole_groups
 from berth.core.usage import Usage
 from berth.errors import InvalidSpec
 from berth.estimator import hardware
@@ -50,8 +53,8 @@ class Supply:
     """Why nothing may be planned here; empty if something may."""
     allowance: Allowance = _ANY
     """What the deployment's namespace may hold, over all pools."""
-    rooms: dict[Hashable, int] = field(default_factory=dict, compare=False, repr=False)
-    """What `room` found, by demand; may be shared by supplies of the same nodes."""
+    kept: Stock | None = field(default=None, compare=False, repr=False)
+    """`nodes` and `used` as arrays, from who keeps them anyway."""
 
     @property
     def name(self) -> str:
@@ -63,31 +66,50 @@ class Supply:
         price = self.pool.spec.price_per_gpu_hour
         return None if price is None else float(price)
 
+    @cached_property
+    def stock(self) -> Stock:
+        """What is left on each node; not to be changed."""
+        return self.kept if self.kept is not None else Stock.of(self.nodes or (), self.used)
+
+    def with_taken(self, names: Iterable[str], member: Usage) -> Supply:
+        """The pool with another member on each of these nodes."""
+        used, stock = dict(self.used), self.stock.copy()
+        for name in names:
+            used[name] = used.get(name, _NOTHING) + member
+            stock.put(name, used[name])
+        return replace(self, used=used, kept=stock)
+
     def room_now(self, demand: Demand) -> int:
         """Groups that fit at once into what is free."""
-        fits = UNLIMITED if self.nodes is None else capacity.groups_that_fit(demand, self.nodes, self.used)
+        fits = UNLIMITED if self.nodes is None else self._fit_now(demand)
         budget = self.pool.spec.gpu_budget
+        if budget is None:
+            return fits
         held = sum(self.used.get(node.name, _NOTHING).gpus for node in self.nodes or ())
-        return fits if budget is None else min(fits, max(0, budget - held) // demand.gpus)
+        return min(fits, max(0, budget - held) // demand.gpus)
 
     def room(self, demand: Demand) -> int:
         """Groups that the pool could hold if it were empty and all its nodes were well."""
-        fits = UNLIMITED if self.nodes is None else self._largest(demand)
+        fits = UNLIMITED if self.nodes is None else self.stock.ground.most(demand)
         budget = self.pool.spec.gpu_budget
         return fits if budget is None else min(fits, budget // demand.gpus)
 
-    def _largest(self, demand: Demand) -> int:
+    def free_per_node(self, tolerations: tuple[Toleration, ...] = ()) -> dict[str, int]:
+        """As `berth.core.capacity.free_per_node`."""
+        return self.stock.free_per_node(tolerations)
+
+    def _fit_now(self, demand: Demand) -> int:
         if demand.volume_terms:
-            return capacity.groups_that_fit(demand, self._well, {})
-        key = _key(demand)
-        if key not in self.rooms:
-            self.rooms[key] = capacity.groups_that_fit(demand, self._well, {})
-        return self.rooms[key]
+            return self.stock.groups(demand)
+        key = key_of(demand)
+        if key not in self._rooms:
+            self._rooms[key] = self.stock.groups(demand)
+        return self._rooms[key]
 
     @cached_property
-    def _well(self) -> list[NodeView]:
-        """The nodes as they are when nothing is wrong with them."""
-        return [replace(node, ready=True, unschedulable=False, deleting=False) for node in self.nodes or ()]
+    def _rooms(self) -> dict[Hashable, int]:
+        """Found by `room_now`."""
+        return {}
 
     def lay_out(self, demand: Demand, groups: int, needed: int, topology_key: str) -> tuple[tuple[str, ...], ...]:
         """Nodes of each group as they would be placed: over domains with `needed` in mind, within one where the fit is
@@ -99,10 +121,10 @@ class Supply:
         if self.nodes is None:
             return tuple(tuple(f"node-{g}-{m}" for m in range(demand.members)) for g in range(groups))
         if demand.volume_terms:
-            return self._lay_out(demand, self.nodes, groups, needed, topology_key)
-        key = _key(demand), groups, needed, topology_key
+            return self._lay_out(demand, groups, needed, topology_key)
+        key = key_of(demand), groups, needed, topology_key
         if key not in self._layouts:
-            self._layouts[key] = self._lay_out(demand, self.nodes, groups, needed, topology_key)
+            self._layouts[key] = self._lay_out(demand, groups, needed, topology_key)
         return self._layouts[key]
 
     @cached_property
@@ -110,36 +132,30 @@ class Supply:
         """Found by `lay_out`: candidates that differ in their batch limits stand alike."""
         return {}
 
-    def _lay_out(
-        self, demand: Demand, known: Sequence[NodeView], groups: int, needed: int, topology_key: str
-    ) -> tuple[tuple[str, ...], ...]:
-        now = capacity.groups_that_fit(demand, known, self.used) >= groups
-        nodes, used = (known, self.used) if now else (self._well, {})
-        open_nodes = [
-            node
-            for node in nodes
-            if has_labels(node, demand.node_selector) and held_back(node, demand.tolerations) is None
-        ]
-        domains: dict[str, list[NodeView]] = {}
-        for node in open_nodes:
-            domains.setdefault(node.domain(topology_key), []).append(node)
-        rooms = {
-            name: min(groups, capacity.groups_that_fit(demand, found, used)) for name, found in sorted(domains.items())
-        }
-        counts = _spread_over(tuple(rooms.values()), groups, needed)
-        free = {node.name: capacity.free(node, used) for node in open_nodes}
-        left, layout = dict(free), []
-        for name, count in zip(rooms, counts, strict=True):
-            layout += _fill(demand, [node.name for node in domains[name]], left, count)
+    def _lay_out(self, demand: Demand, groups: int, needed: int, topology_key: str) -> tuple[tuple[str, ...], ...]:
+        ground = self.stock.ground
+        now = self._fit_now(demand) >= groups
+        free = self.stock.left if now else ground.total
+        domains = ground.domains(demand, topology_key, well=not now)
+        rooms = ground.rooms(demand, free, well=not now)
+        fits = tuple(min(groups, whole_groups(demand, rooms[places])) for places in domains.values())
+        left = free.copy()
+        layout: list[tuple[int, ...]] = []
+        for places, count in zip(domains.values(), _spread_over(fits, groups, needed), strict=True):
+            layout += fill(demand, places, left, count)
         # What no domain holds alone stands over several; where that leaves a group out, domains do not count.
-        layout += _fill(demand, list(left), left, groups - len(layout))
-        return tuple(layout if len(layout) == groups else _fill(demand, list(free), free, groups))
+        if len(layout) < groups:
+            everywhere = np.sort(np.concatenate([np.zeros(0, np.int64), *domains.values()]))
+            layout += fill(demand, everywhere, left, groups - len(layout))
+            if len(layout) < groups:
+                layout = fill(demand, everywhere, free.copy(), groups)
+        return tuple(tuple(ground.nodes[place].name for place in places) for places in layout)
 
     def domain_of(self, layout: Sequence[Sequence[str]]) -> dict[str, str]:
         """Failure domain of each node; those whose domain is unknown share one, which is the careful guess."""
-        known = {node.name: node for node in self.nodes or ()}
+        nodes, index = self.stock.ground.nodes, self.stock.ground.index
         key = self.pool.spec.failure_domain_key
-        return {name: known[name].domain(key) if name in known else "" for nodes in layout for name in nodes}
+        return {name: nodes[index[name]].domain(key) if name in index else "" for names in layout for name in names}
 
 
 def supply_of(
@@ -213,39 +229,6 @@ def _spread_over(rooms: tuple[int, ...], groups: int, needed: int) -> tuple[int,
     goal = SpreadGoal("", groups, needed)
     best, _ = spread.best_completion(goal, {}, dict(zip(names, rooms, strict=True)))
     return tuple(best.get(name, 0) for name in names)
-
-
-def _fill(demand: Demand, nodes: Sequence[str], left: dict[str, Usage], groups: int) -> list[tuple[str, ...]]:
-    """Nodes of each group; as many groups as find room, whose members are taken from `left`.
-
-    A group of one pod goes where the fewest GPUs are left over. Members of larger ones go where the most are, as the
-    last groups would not find enough different nodes otherwise.
-    """
-    tightest_first = 1 if demand.members == 1 else -1
-    layout: list[tuple[str, ...]] = []
-    for _ in range(groups):
-        fitting = sorted(
-            (name for name in nodes if _holds(left[name], demand.member)),
-            key=lambda name: (tightest_first * left[name].gpus, name),
-        )
-        if len(fitting) < demand.members:
-            break
-        chosen = tuple(fitting[: demand.members])
-        for name in chosen:
-            left[name] = left[name] - demand.member
-        layout.append(chosen)
-    return layout
-
-
-def _holds(have: Usage, want: Usage) -> bool:
-    return (
-        have.gpus >= want.gpus and have.cpu_millicores >= want.cpu_millicores and have.memory_bytes >= want.memory_bytes
-    )
-
-
-def _key(demand: Demand) -> Hashable:
-    """What the place of a demand depends on, on one pool; volumes apart."""
-    return demand.members, demand.member, demand.tolerations, tuple(sorted(demand.node_selector.items()))
 
 
 def nodes_paid_for(layout: Sequence[Sequence[str]], pool: GPUPool, demand: Demand, known: bool) -> int:

@@ -15,10 +15,9 @@ from typing import Any, Final
 
 from berth.api.common import format_duration
 from berth.api.placement import Allocation
-from berth.core import capacity
 from berth.core.calibration.diagnose import Diagnosis, diagnose
 from berth.core.calibration.learn import TOLERANCE, Calibration
-from berth.core.calibration.residuals import OperatingPoint, level, prediction
+from berth.core.calibration.residuals import OperatingPoint, levels, prediction
 from berth.core.calibration.shrink import LONGEST, Belief, Place
 from berth.core.measurement.samples import StepMoments
 from berth.core.moves import rules
@@ -170,6 +169,7 @@ class _Look:
             lasted=slow.seconds,
             day_known=self.day.peak(situation.now) is not None,
         )
+        self._beliefs: dict[Layout, Belief] = {}
         self.uncalibrated = Estimates(self.asked, situation.supplies, memory)
         self.due, self.settled = self._due(), True
         self.out_of_reach = ""
@@ -219,7 +219,10 @@ class _Look:
         return Place(layout.pool, self.situation.supplies[layout.pool].gpu.name, split)
 
     def believe(self, layout: Layout) -> Belief:
-        return self.calibration.belief(self.place(layout), self.situation.now)
+        """By what was learned up to now, this look included."""
+        if layout not in self._beliefs:
+            self._beliefs[layout] = self.calibration.belief(self.place(layout), self.situation.now)
+        return self._beliefs[layout]
 
     def _learn(self) -> tuple[Calibration, dict[str, float]]:
         """The level of each group, and what is remembered after this hour."""
@@ -255,8 +258,7 @@ class _Look:
         at = OperatingPoint.of(usual, traffic.input_tokens.mean, traffic.output_tokens.mean)
         prompt = self.reading.slow.input_tokens or traffic.input_tokens.mean
         predict = prediction(self.uncalibrated.engine(layout), prompt * (1 - traffic.cached_input_fraction))
-        found = {name: level(moments, predict, at) for name, moments in steps.items()}
-        return {name: each for name, each in found.items() if each is not None}
+        return levels(steps, predict, at)
 
     def _diagnose(self) -> Diagnosis:
         """Of the placement in force, against what its groups were planned for."""
@@ -408,7 +410,7 @@ class _Look:
 
 def _standing(supply: Supply) -> tuple[Any, ...]:
     """What of a pool decides about moves: price, and room up to a few nodes."""
-    free = capacity.free_per_node(supply.nodes or (), supply.used)
+    free = supply.free_per_node()
     return supply.price, supply.why_not, tuple((gpus, min(count, _NODES_COUNTED)) for gpus, count in free.items())
 
 
