@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ _KINDS: Final = ("slow", "price", "group", "node", "pool", "metrics")
 _MOST_COPIES: Final = 10_000
 _SPREAD_OF_COPIES: Final = 4.0
 """Copies of a deployment have from a quarter of its load to four times as much,"""
+_SHOWN_STEPS: Final = 1000
+"""Of the bar that tells how far it is."""
 _STEPS_OF_COPIES: Final = 12
 """in so many steps down and up."""
 
@@ -120,7 +123,13 @@ def simulate(
         simulation = _simulation(asked, pools, recorded, minutes, peak, hidden, seed, events, copies)
     except (BerthError, ValueError) as error:
         raise click.ClickException(str(error)) from None
-    simulation.run(minutes)
+    whole = minutes * len(simulation.courses)
+    steps = max(whole // _SHOWN_STEPS, 1)
+    bar = click.progressbar(
+        length=whole, label="simulating", file=sys.stderr, update_min_steps=steps, hidden=not sys.stderr.isatty()
+    )
+    with bar:
+        simulation.run(minutes, done=bar.update)
     compared = compare if compare is not None else len(simulation.courses) == 1
     baselines = simulation.baselines() if compared else {}
     if output == "json":

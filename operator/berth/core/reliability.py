@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from berth.core.availability import (
@@ -76,22 +77,63 @@ def predict(
     pool; with none, a broken node is waited for. Software restarts where it is and needs no spare. `at_seconds`: the
     chance that long after all was well, instead of in the long run.
     """
-    domain_of = domain_of or {}
-    node_rate = 1 / (rates.node_mtbf_days * DAY)
     members = max((len(nodes) for nodes in layout), default=1)
-    gpu_rate = node_rate * GPU_SHARE * members * gpus_per_member / rates.gpus_per_node
-    software_rate = node_rate * SOFTWARE_SHARE
-    host_rate = node_rate * (1 - GPU_SHARE - SOFTWARE_SHARE)
-
-    hardware_rate = gpu_rate + members * host_rate
+    failures = _rates(rates, members, gpus_per_member)
+    hardware_rate = failures.gpus + members * failures.host
     waiting = no_spare_at_failure(max(1, len(layout)), spares, hardware_rate, rates.repair_seconds)
+    domain_of = domain_of or {}
+    nodes, domains = _Numbers(), _Numbers()
+    standing = tuple(tuple(nodes.of(node) for node in group) for group in layout)
+    around = tuple((nodes.of(node), domains.of(domain_of[node])) for node in list(nodes) if node in domain_of)
+    return _predict(standing, around, needed, gpus_per_member, rates, waiting, at_seconds)
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """Failures per second: of a group's GPUs, of its software, of one of its nodes."""
+
+    gpus: float
+    software: float
+    host: float
+
+
+def _rates(rates: FailureModel, members: int, gpus_per_member: int) -> _Rates:
+    node_rate = 1 / (rates.node_mtbf_days * DAY)
+    return _Rates(
+        gpus=node_rate * GPU_SHARE * members * gpus_per_member / rates.gpus_per_node,
+        software=node_rate * SOFTWARE_SHARE,
+        host=node_rate * (1 - GPU_SHARE - SOFTWARE_SHARE),
+    )
+
+
+class _Numbers(dict[str, str]):
+    """Short names in order of appearance: what is called differently and stands alike is computed once."""
+
+    def of(self, name: str) -> str:
+        return self.setdefault(name, f"{len(self):06}")
+
+
+@lru_cache(maxsize=4096)
+def _predict(
+    layout: tuple[tuple[str, ...], ...],
+    around: tuple[tuple[str, str], ...],
+    needed: int,
+    gpus_per_member: int,
+    rates: FailureModel,
+    waiting: float,
+    at_seconds: float | None,
+) -> Availability:
+    """`around`: (node, its domain). `waiting`: share of hardware failures that find no spare."""
+    members = max((len(nodes) for nodes in layout), default=1)
+    failures = _rates(rates, members, gpus_per_member)
+    hardware_rate = failures.gpus + members * failures.host
     waited_seconds = waiting * rates.repair_seconds
     failover = rates.failover_seconds
-    own_rate = gpu_rate + software_rate
-    own_recovery = failover + waited_seconds * gpu_rate / own_rate
+    own_rate = failures.gpus + failures.software
+    own_recovery = failover + waited_seconds * failures.gpus / own_rate
 
-    host_down = unavailability(1 / host_rate, failover + waited_seconds)
-    domains = _domains(layout, domain_of, rates.domain_level, host_down, rates.domain_unavailability)
+    host_down = unavailability(1 / failures.host, failover + waited_seconds)
+    domains = _domains(layout, dict(around), rates.domain_level, host_down, rates.domain_unavailability)
     predicted = availability(
         [Group(own_rate, own_recovery, _standing(nodes)) for nodes in layout],
         needed,
@@ -101,7 +143,7 @@ def predict(
         at_seconds=at_seconds,
     )
     by_hardware = predicted.limited_by in (OWN_FAILURES, f"loss of a {NODE_LEVEL}")
-    if by_hardware and waited_seconds * hardware_rate > failover * (hardware_rate + software_rate):
+    if by_hardware and waited_seconds * hardware_rate > failover * (hardware_rate + failures.software):
         return Availability(predicted.value, predicted.unavailability, REPAIR_TIME, predicted.terms)
     return predicted
 

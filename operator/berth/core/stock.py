@@ -106,8 +106,9 @@ class Stock:
         return whole_groups(demand, self.ground.rooms(demand, self.left, well=False))
 
     def tightest(self, demand: Demand) -> list[NodeView]:
-        """The nodes for one group: without sick GPUs if there are such, then left with the fewest; fewer than its members
-        where there is no room."""
+        """The nodes for one group: none with sick GPUs if that is possible, then those that are left with the fewest;
+        fewer than its members where there is no room.
+        """
         rooms = self.ground.rooms(demand, self.left, well=False)
         order = self.left[:, 0] + np.where(self.ground.sick, 2 * _MOST, 0)
         chosen = _first(np.where(rooms > 0, order, _NEVER), demand.members)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Final
@@ -153,7 +153,7 @@ class TrafficProfile:
         """All of the traffic: requests per second if open, clients if closed."""
         return float(self.requests_per_second if self.concurrency is None else self.concurrency)  # type: ignore[arg-type]
 
-    @property
+    @cached_property
     def shape(self) -> TrafficProfile:
         """The profile at one unit of load: what the capacity of one group depends on."""
         return replace(self, concurrency=1) if self.closed else replace(self, requests_per_second=1.0)

@@ -7,7 +7,7 @@ a lost one comes back where there is room.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
@@ -29,6 +29,7 @@ from berth.core.steering.day import Day
 from berth.core.steering.policy import policy_of
 from berth.core.steering.reading import Reading
 from berth.core.steering.steer import Reviewed, Situation, Steering, steer
+from berth.simulation.lazy import Lazy
 from berth.simulation.mover import Moving, carry_out
 from berth.simulation.response import CannotRun
 from berth.simulation.service import Group, Service
@@ -49,27 +50,6 @@ class Done:
     at: int
     what: str
     words: str
-
-
-class LazySupplies(Mapping[str, Supply]):
-    """Supplies made when first asked for: most looks ask for none."""
-
-    def __init__(self, names: tuple[str, ...], make: Callable[[str], Supply]) -> None:
-        self._names, self._make = names, make
-        self._made: dict[str, Supply] = {}
-
-    def __getitem__(self, name: str) -> Supply:
-        if name not in self._made:
-            if name not in self._names:
-                raise KeyError(name)
-            self._made[name] = self._make(name)
-        return self._made[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 @dataclass
@@ -344,13 +324,13 @@ class Operator:
         mine = set(self.pools_of_move)
         return {pool: count - (pool in mine) for pool, count in self.world.moving.items()}
 
-    def _supplies(self) -> LazySupplies:
+    def _supplies(self) -> Mapping[str, Supply]:
         held: dict[str, list[tuple[str, int]]] = {}
         for group in self._groups:
             each = self._demand(group.layout).gpus_per_member
             held.setdefault(group.layout.pool, []).extend((node, each) for node in group.nodes)
         namespace = self.asked.deployment.metadata.namespace or "default"
-        return LazySupplies(
+        return Lazy(
             tuple(sorted(self.world.pools)), lambda pool: self.world.supply(pool, namespace, held.get(pool, ()))
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final
@@ -127,8 +127,9 @@ class Simulation:
             found[course.name] = tuple(each for each in both if each is not None)
         return found
 
-    def run(self, minutes: int, *, sampled: int = 15) -> None:
-        """From the beginning; a sample of each deployment every `sampled` minutes (0: none)."""
+    def run(self, minutes: int, *, sampled: int = 15, done: Callable[[int], object] = lambda _minutes: None) -> None:
+        """From the beginning; a sample of each deployment every `sampled` minutes (0: none). `done` is told the minutes
+        that are over for each deployment, one after the other."""
         for start in range(0, minutes, TICK):
             self.world.advance(start)
             self._faults(start)
@@ -137,6 +138,7 @@ class Simulation:
                 course.operator.tick(start, stop)
                 if sampled and start % sampled == 0:
                     course.samples.append(self._sample(course, start))
+                done(stop - start)
 
     def _faults(self, start: int) -> None:
         """Groups and nodes that are lost in the tick that begins."""

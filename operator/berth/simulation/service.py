@@ -13,6 +13,7 @@ from berth.core.measurement.windows import FAST_BATCHES, FEW_BATCHES, PRIOR_DESI
 from berth.core.placement.layouts import Layout
 from berth.core.placement.size import CHANNELS_PER_GROUP
 from berth.core.steering.reading import Reading, Span
+from berth.simulation.lazy import Lazy
 from berth.simulation.response import STEP_SUMS, Felt, Response, felt
 from berth.simulation.traffic import MINUTE, Floats, Minutes
 
@@ -209,11 +210,15 @@ class Service:
         names = {group.name for group in groups if group.routed and group not in trial}
         mine = {name: rows for name, rows in self._steps.items() if name in names}
         tried = [self._steps[group.name] for group in trial if group.name in self._steps]
+        effects = tuple(
+            (missed, _design_effect(self._ring[:, REQUESTS], self._ring[:, missed]))
+            for missed in (MISSED_FIRST, MISSED_TOKEN)
+        )
         return Reading(
             now,
-            self._span(self._ring[-FAST_BATCHES:]),
-            self._span(self._ring),
-            {name: _moments(rows) for name, rows in mine.items()},
+            _span(self._ring[-FAST_BATCHES:], effects),
+            _span(self._ring, effects),
+            Lazy(tuple(mine), lambda name: _moments(mine[name])),
             _moments(np.concatenate([rows[-FAST_BATCHES:] for rows in mine.values()])) if mine else StepMoments(),
             _moments(np.concatenate(tried)) if tried else StepMoments(),
         )
@@ -223,25 +228,23 @@ class Service:
         sums = self._ring.sum(axis=0)
         return float(max(sums[MISSED_FIRST], sums[MISSED_TOKEN]) / max(sums[REQUESTS], 1.0))
 
-    def _span(self, window: Floats) -> Span:
-        """Of a window; how much its requests are worth is known from the whole hour."""
-        seconds = len(window) * MINUTE
-        sums = window.sum(axis=0)
-        requests = float(sums[REQUESTS])
-        several = max(requests, 1.0)
-        misses, effective = max(
-            (float(sums[missed]) / several, requests / _design_effect(self._ring[:, REQUESTS], self._ring[:, missed]))
-            for missed in (MISSED_FIRST, MISSED_TOKEN)
-        )
-        return Span(
-            seconds=seconds,
-            requests_per_second=requests / seconds,
-            in_flight=float(sums[IN_FLIGHT]) / len(window),
-            input_tokens=float(sums[PROMPT]) / several if requests else None,
-            output_tokens=float(sums[ANSWER]) / several if requests else None,
-            misses=misses,
-            effective=effective,
-        )
+
+def _span(window: Floats, effects: Sequence[tuple[int, float]]) -> Span:
+    """Of a window; `effects`: what its requests are worth, by column of those that missed, known from the whole hour."""
+    seconds = len(window) * MINUTE
+    sums = window.sum(axis=0)
+    requests = float(sums[REQUESTS])
+    several = max(requests, 1.0)
+    misses, effective = max((float(sums[missed]) / several, requests / effect) for missed, effect in effects)
+    return Span(
+        seconds=seconds,
+        requests_per_second=requests / seconds,
+        in_flight=float(sums[IN_FLIGHT]) / len(window),
+        input_tokens=float(sums[PROMPT]) / several if requests else None,
+        output_tokens=float(sums[ANSWER]) / several if requests else None,
+        misses=misses,
+        effective=effective,
+    )
 
 
 def _alike(serving: Sequence[Group], slowness: Callable[[str], float]) -> dict[tuple[Layout, float], list[int]]:

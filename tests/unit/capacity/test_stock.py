@@ -6,7 +6,6 @@ from dataclasses import replace
 from itertools import combinations
 
 from hypothesis import given
-from hypothesis import strategies as st
 
 from berth.core.capacity import Demand, Placement, free, free_per_node, place
 from berth.core.nodes import NodeView

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from berth.api.model import Variant
@@ -246,7 +246,7 @@ def _tie_break(question: Question, metric: Metric, incumbent: Layout | None) -> 
             first = (cost,)
         smaller_failure_domain = (candidate.layout.gpus, -candidate.kv_tokens)
         in_force = candidate.layout != incumbent
-        return (in_force, *first, *smaller_failure_domain, metric(candidate), astuple(candidate.layout))
+        return (in_force, *first, *smaller_failure_domain, metric(candidate), candidate.layout)
 
     return key
 
@@ -261,7 +261,7 @@ def _distance(candidate: Candidate) -> tuple[Any, ...]:
     assert candidate.rejected is not None
     hopeless = candidate.rejected.excess == math.inf
     stage, excess = candidate.rejected.stage, candidate.rejected.excess
-    return hopeless, -stage, excess, candidate.layout.gpus, astuple(candidate.layout)
+    return hopeless, -stage, excess, candidate.layout.gpus, candidate.layout
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

@@ -29,9 +29,9 @@ _TENSOR_PARALLEL: Final = (1, 2, 4, 8, 16, 32, 64)
 _PIPELINE_PARALLEL: Final = (2, 4, 8)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Layout:
-    """How one copy runs. Hashable: the key under which everything about it is remembered."""
+    """How one copy runs. Hashable: the key under which everything about it is remembered; ordered, to settle ties."""
 
     pool: str
     variant: str

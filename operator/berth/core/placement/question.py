@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from berth.api.common import number, seconds
@@ -142,8 +143,8 @@ def measured_traffic(
 
     Mean lengths are taken in steps of a tenth: the models are asked anew for another shape, not for every reading.
     """
-    prompts, answers = _longer(planned.input_tokens, prompt), _longer(planned.output_tokens, answer)
-    return with_load(replace(planned, input_tokens=prompts, output_tokens=answers), load)
+    prompts, answers = _steps(planned.input_tokens, prompt), _steps(planned.output_tokens, answer)
+    return with_load(_with_lengths(planned, prompts, answers), load)
 
 
 def with_load(traffic: TrafficProfile, load: float) -> TrafficProfile:
@@ -153,9 +154,22 @@ def with_load(traffic: TrafficProfile, load: float) -> TrafficProfile:
     return replace(traffic, requests_per_second=load)
 
 
-def _longer(lengths: TokenLengths, mean: float | None) -> TokenLengths:
-    """With about that mean; what clients may ask for at most stays."""
-    steps = round(math.log(mean / lengths.mean) / _LENGTH_GRID) if mean is not None and mean > 0 else 0
+def _steps(lengths: TokenLengths, mean: float | None) -> int:
+    return round(math.log(mean / lengths.mean) / _LENGTH_GRID) if mean is not None and mean > 0 else 0
+
+
+@lru_cache(maxsize=1024)
+def _with_lengths(planned: TrafficProfile, prompts: int, answers: int) -> TrafficProfile:
+    """The same object for the same steps: what is remembered of it is found at once."""
+    return replace(
+        planned,
+        input_tokens=_longer(planned.input_tokens, prompts),
+        output_tokens=_longer(planned.output_tokens, answers),
+    )
+
+
+def _longer(lengths: TokenLengths, steps: int) -> TokenLengths:
+    """By so many steps; what clients may ask for at most stays."""
     if not steps:
         return lengths
     factor = math.exp(steps * _LENGTH_GRID)
