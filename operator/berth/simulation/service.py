@@ -230,7 +230,7 @@ class Service:
 
 
 def _span(window: Floats, effects: Sequence[tuple[int, float]]) -> Span:
-    """Of a window; `effects`: what its requests are worth, by column of those that missed, known from the whole hour."""
+    """Of a window; `effects`: what its requests are worth, by column of those that missed, known from the hour."""
     seconds = len(window) * MINUTE
     sums = window.sum(axis=0)
     requests = float(sums[REQUESTS])
