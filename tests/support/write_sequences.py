@@ -224,11 +224,39 @@ async def _take_back(site: Site, pool: str) -> None:
     await _ask(site, "rollback")
 
 
+async def _judged_soon(site: Site, pool: str) -> None:
+    """The new group gets the requests; nobody asks for the move any more, or it would be asked for again at the end."""
+    await _moved(site, pool)
+    await _ask(site, None)
+
+
+async def _without_a_token(site: Site, pool: str) -> None:
+    """A move whose new group runs and produces no token; nobody asks for it any more."""
+    await _placed_by_berth(site, pool)
+    known = {pod["status"]["podIP"] for pod in await site.pods()}
+    site.leaders.silent.add("*")
+    await _move(site, pool)
+
+    async def new_address() -> set[str]:
+        status = (await site.get()).get("status", {})
+        assert (status.get("moves") or {}).get("current", {}).get("phase") == "WarmingUp", status
+        return {pod["status"]["podIP"] for pod in await site.pods()} - known
+
+    site.leaders.silent |= await eventually(new_address)
+    site.leaders.silent.discard("*")
+    await _ask(site, None)
+
+
+async def _let_the_deadline_pass(site: Site, pool: str) -> None:
+    site.clock.ahead = 1300
+    await site.patch({"metadata": {"annotations": {"touched": "later"}}})
+
+
 async def _fail_over(site: Site, pool: str) -> None:
     await _ask(site, "failover g0")
 
 
-async def _ask(site: Site, request: str) -> None:
+async def _ask(site: Site, request: str | None) -> None:
     await site.patch({"metadata": {"annotations": {"berth.dev/request": request}}})
 
 
@@ -255,6 +283,19 @@ async def _back(site: Site, pool: str) -> None:
         return True
 
     await eventually(only_the_old_one)
+    await site.settled()
+
+
+async def _arrived(site: Site, pool: str) -> None:
+    async def only_the_new_one() -> bool:
+        status = (await site.get()).get("status", {})
+        assert "current" not in (status.get("moves") or {}), status
+        (group,) = await site.groups()
+        assert group["spec"]["allocation"]["pool"] != pool, group
+        assert "berth.dev/role" not in group["metadata"]["labels"], group
+        return True
+
+    await eventually(only_the_new_one)
     await site.settled()
 
 
@@ -313,4 +354,6 @@ _register("node-silent", _two_full_nodes, _lose_a_node, _replaced_elsewhere)
 _register("force-delete", _beside_a_dead_node, _let_time_pass, _only_the_living)
 _register("move", _placed_by_berth, _move, _judging)
 _register("take-back", _moved, _take_back, _back)
+_register("complete", _judged_soon, _let_the_deadline_pass, _arrived)
+_register("abandon", _without_a_token, _let_the_deadline_pass, _back)
 _register("delete", _one_group, _delete, _gone)

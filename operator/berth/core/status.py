@@ -371,7 +371,9 @@ def _summary_message(facts: _Facts) -> str:
     if facts.held_up:
         return facts.held_up[1]
     if plan.move_step is not None and plan.move is not None:
-        return f"Moving to {tell.describe(shown(plan.move.course.to))}: {plan.move_step.phase}"
+        # What it lacks is another only when the pool is; what is measured of it would be another at every look.
+        lacks = f": {plan.move_step.message}" if plan.move_step.phase == "Reserving" and plan.move_step.message else ""
+        return f"Moving to {tell.describe(shown(plan.move.course.to))}: {plan.move_step.phase}{lacks}"
     if facts.leaving:
         return f"Cannot leave: {plan.rollout.held}" if plan.rollout.held else f"Moving {facts.leaving}"
     if plan.rollout.blocked is not None and plan.rollout.updating:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tests.integration.moves.conftest import Stage, least_routed
-from tests.support.berth import Clock, ScriptedLeaders
+from tests.support.berth import Clock, RunningBerth, ScriptedLeaders
 from tests.support.cluster import eventually
 
 
@@ -67,26 +65,48 @@ async def test_a_move_taken_back_gives_the_old_groups_their_requests_first(
     await stage.site.settled()
 
 
-async def test_without_room_by_the_deadline_it_is_abandoned_and_said(stage: Stage, clock: Clock) -> None:
-    await stage.ask(f"move {stage.there} bf16 tp8 x3")
+async def test_a_move_without_room_for_all_its_groups_is_abandoned_at_the_deadline_and_said(
+    stage: Stage, berth: RunningBerth, clock: Clock
+) -> None:
+    site = stage.site
+    await site.cluster.create(site.deployment(stage.there, "tenant", tp=8, groups=1))
+    await site.settled("tenant")
+    serving = await site.serving()
+    async with site.recording("pods") as changes:
+        await stage.ask(f"move {stage.there} bf16 tp8 x2")
 
-    async def waits() -> dict[str, Any]:
-        reply = await stage.reply()
-        held = [each for each in await stage.site.groups() if each["spec"]["allocation"]["pool"] == stage.there]
-        assert reply.get("result") == "Refused" or len(held) == 2, (reply, held)
-        return reply
+        async def waits() -> bool:
+            """One of the two groups has the last free node and the condition says what the other one lacks."""
+            held = [g for g in await site.groups("llama") if g["spec"]["allocation"]["pool"] == stage.there]
+            assert len(held) == 1, held
+            progressing = await site.condition("Progressing")
+            assert (progressing["status"], progressing["reason"]) == ("True", "Moving"), progressing
+            assert "Reserving: needs 1 node x 8 GPUs, none free" in progressing["message"], progressing
+            return True
 
-    reply = await eventually(waits)
-    if reply.get("result") != "Refused":
+        await eventually(waits)
+        assert (await stage.until_phase("Reserving"))["to"][0]["pool"] == stage.there
         clock.ahead += 1300
-        await stage.site.patch({"metadata": {"annotations": {"wake": "up"}}})
+        await site.patch({"metadata": {"annotations": {"wake": "up"}}})
         ended = await stage.until_ended()
-        assert ended["result"] == "Abandoned"
-        assert "no capacity by the deadline" in ended["reason"]
-    else:
-        assert "room" in reply["message"]
-    await stage.site.settled()
-    assert set(await stage.serving_pools()) == {stage.here}
+        await site.settled()
+    assert ended["result"] == "Abandoned"
+    assert "no capacity by the deadline: needs 1 node x 8 GPUs" in ended["reason"]
+    assert await site.serving() == serving
+    assert least_routed([each for each in changes if each.name.startswith("llama-")], 2) >= 2
+
+    (told,) = [each for each in await site.events() if each["reason"] == "MoveAbandoned"]
+    assert (told["type"], "no capacity by the deadline" in told["note"]) == ("Warning", True), told
+    counted = {"cause": "Requested", "result": "Abandoned"}
+    assert berth.app.metrics.registry.get_sample_value("berth_moves_total", counted) == 1
+    assert (await site.condition("Progressing"))["reason"] == "Settled"
+
+    async def given_back() -> bool:
+        free = (await site.cluster.get("gpupools", stage.there))["status"]["gpus"]["free"]
+        assert free == 8, free
+        return True
+
+    await eventually(given_back)
 
 
 async def test_groups_that_never_serve_end_it_and_nobody_notices(

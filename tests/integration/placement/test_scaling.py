@@ -153,7 +153,9 @@ async def test_an_objective_that_no_number_of_groups_meets_is_said_to_limit_scal
     assert (await site.condition("ScalingLimited"))["reason"] == "ScalesWithTraffic"
 
 
-async def test_advice_is_written_and_told_and_nothing_is_done(site: Site, berth: RunningBerth, clock: Clock) -> None:
+async def test_advice_is_told_a_move_without_surge_is_held_and_with_surge_it_begins(
+    site: Site, berth: RunningBerth, clock: Clock
+) -> None:
     """One group is all that is allowed and it is overloaded for an hour; a larger one elsewhere would do."""
     scaling, moves = {"mode": "Auto", "max": 1}, {"mode": "Advise"}
     small = await one_group(site, berth, scaling=scaling)
@@ -173,3 +175,36 @@ async def test_advice_is_written_and_told_and_nothing_is_done(site: Site, berth:
     assert [each["allocations"][0]["pool"] for each in others if each["chosen"]] == [small]
     assert {group["spec"]["allocation"]["pool"] for group in await site.groups()} == {small}
     assert "BetterPlacement" in {each["reason"] for each in await site.events()}
+
+    async def decided_anew(**spec: Any) -> None:
+        """After the pause between two close looks."""
+        await site.patch({"spec": spec})
+        await site.settled()
+        await busy(site, berth, clock, rate, steps=8, tpot=0.08)
+        await look(site, clock)
+
+    placement["moves"] = {"mode": "Auto"}
+    await decided_anew(placement=placement, update={"surge": "Never", "maxUnavailable": 1})
+
+    async def held() -> bool:
+        moves = (await site.get())["status"]["moves"]
+        assert moves.get("hold", {}).get("reason") == "NoSurgePossible", moves
+        assert large in moves["hold"]["message"], moves
+        assert "update.surge is Never" in moves["hold"]["message"], moves
+        assert not moves.keys() & {"current", "recent"}, moves
+        return True
+
+    await eventually(held)
+    outdated = await site.condition("PlacementOutdated")
+    assert (outdated["status"], outdated["reason"]) == ("True", "NoSurgePossible")
+    assert {group["spec"]["allocation"]["pool"] for group in await site.groups()} == {small}
+
+    await decided_anew(update={"surge": "WhenCapacity", "maxUnavailable": 0})
+
+    async def moving() -> bool:
+        moves = (await site.get())["status"]["moves"]
+        assert moves.get("current", {}).get("to", [{}])[0].get("pool") == large, moves
+        assert "hold" not in moves, moves
+        return True
+
+    await eventually(moving)
