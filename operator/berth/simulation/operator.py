@@ -206,7 +206,7 @@ class Operator:
         self.world.give_back(group.layout.pool, group.nodes, demand.gpus_per_member)
 
     def _demand(self, layout: Layout) -> Demand:
-        return self.asked.demand(layout, self.world.pools[layout.pool])
+        return self.asked.demand(layout, self.world.told(layout.pool))
 
     def _begin(self, move: Move, minute: int) -> None:
         spec = self.asked.spec

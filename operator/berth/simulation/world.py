@@ -117,9 +117,9 @@ class World:
         for node, gpus in without:
             used[node] = used.get(node, _NOTHING) - Usage(gpus)
             stock.put(node, used[node])
-        return replace(supply_of(self._priced(pool), namespace, self._open_nodes(pool), used), kept=stock)
+        return replace(supply_of(self.told(pool), namespace, self._open_nodes(pool), used), kept=stock)
 
-    def _priced(self, pool: str) -> GPUPool:
+    def told(self, pool: str) -> GPUPool:
         """The pool with its price of now."""
         price, told = self.price(pool), self._told.get(pool)
         if price is None:
