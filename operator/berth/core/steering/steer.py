@@ -229,10 +229,10 @@ class _Look:
         situation, reading = self.situation, self.reading
         if situation.trial is not None:
             return self._learn_of_trial(Layout.of(situation.trial)), {}
-        levels = self._levels(self.layout, reading.steps)
+        levels = self._levels(self.layout, {**reading.steps, "": reading.recent})
+        recent = levels.pop("", None)
         if not levels or situation.state.changing or situation.state.moving:
             return situation.calibration, levels
-        recent = self._levels(self.layout, {"": reading.recent}).get("")
         found = median_low(levels.values())
         self.settled = recent is None or abs(recent - found) <= TOLERANCE
         if reading.slow.seconds < DAY / 48:
