@@ -290,9 +290,10 @@ async def _arrived(site: Site, pool: str) -> None:
     async def only_the_new_one() -> bool:
         status = (await site.get()).get("status", {})
         assert "current" not in (status.get("moves") or {}), status
-        (group,) = await site.groups()
-        assert group["spec"]["allocation"]["pool"] != pool, group
-        assert "berth.dev/role" not in group["metadata"]["labels"], group
+        groups = await site.groups()
+        assert len(groups) == 1, groups
+        assert groups[0]["spec"]["allocation"]["pool"] != pool, groups
+        assert "berth.dev/role" not in groups[0]["metadata"]["labels"], groups
         return True
 
     await eventually(only_the_new_one)
