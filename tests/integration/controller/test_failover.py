@@ -164,9 +164,13 @@ async def test_a_group_that_keeps_failing_waits_longer_and_then_stays_down(
     await site.create(site.deployment(await site.pool()), replicaGroups=recovery)
     await site.settled()
     waits = []
+
+    async def gets_requests(incarnation: int) -> str | None:
+        return next((each for each in await site.serving() if f"-g0-{incarnation}-" in each), None)
+
     for incarnation in (1, 2):
         async with site.recording("pods", "replicagroups") as changes:
-            name = next(each for each in await site.serving() if f"-g0-{incarnation}-" in each)
+            name = await eventually(lambda incarnation=incarnation: gets_requests(incarnation))
             await site.cluster.delete("pods", name, site.namespace)
             group = await replaced(site, "g0", incarnation + 1)
         created = next(change for change in changes if change.name == group["metadata"]["name"])
@@ -174,7 +178,7 @@ async def test_a_group_that_keeps_failing_waits_longer_and_then_stays_down(
         waits.append(_seconds(created.object) - _seconds(gone.object, "deletionTimestamp"))
     assert waits[0] <= 1 < 2 <= waits[1], "the first at once, the second after initialBackoff"
 
-    name = next(each for each in await site.serving() if "-g0-3-" in each)
+    name = await eventually(lambda: gets_requests(3))
     await site.cluster.delete("pods", name, site.namespace)
     found = await site.until("Stalled")
     stalled = await site.condition("Stalled")

@@ -174,7 +174,11 @@ async def test_advice_is_told_a_move_without_surge_is_held_and_with_surge_it_beg
     assert first["allocations"][0]["pool"] == large
     assert [each["allocations"][0]["pool"] for each in others if each["chosen"]] == [small]
     assert {group["spec"]["allocation"]["pool"] for group in await site.groups()} == {small}
-    assert "BetterPlacement" in {each["reason"] for each in await site.events()}
+
+    async def told() -> bool:
+        return "BetterPlacement" in {each["reason"] for each in await site.events()}
+
+    await eventually(told)  # an Event comes after the status it tells of
 
     async def decided_anew(**spec: Any) -> None:
         """After the pause between two close looks."""
