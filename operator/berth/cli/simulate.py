@@ -28,10 +28,10 @@ _KINDS: Final = ("slow", "price", "group", "node", "pool", "metrics")
 _MOST_COPIES: Final = 10_000
 _SPREAD_OF_COPIES: Final = 4.0
 """Copies of a deployment have from a quarter of its load to four times as much,"""
-_SHOWN_STEPS: Final = 1000
-"""Of the bar that tells how far it is."""
 _STEPS_OF_COPIES: Final = 12
 """in so many steps down and up."""
+_SHOWN_STEPS: Final = 1000
+"""Of the bar that tells how far it is."""
 
 
 @click.command()

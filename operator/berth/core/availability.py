@@ -21,7 +21,7 @@ OWN_FAILURES: Final = "group failures"
 COMMON_CAUSE: Final = "common cause"
 DETECTION: Final = "detection time"
 
-_NEVER: Final = 1e-40
+_NEGLIGIBLE: Final = 1e-40
 _EXACT_SHARED_DOMAINS: Final = 10
 _SHARED_FAILURES_AT_ONCE: Final = 3
 
@@ -112,16 +112,16 @@ def all_down_together(up: Sequence[float], domain_unavailability: float) -> list
 
 def spares_chain(needed: int, spares: int, failures_per_second: float, repair_seconds: float) -> list[float]:
     """pi[b] = long-run probability that b units are broken; `needed` run, up to `spares` wait, each is repaired alone.
-    Ends where nothing is left of it.
 
     Birth-death chain: units fail at min(needed, needed + spares - b) * rate, repairs finish at b / repair_seconds.
+    Ends early where the rest is negligible.
     """
     load = failures_per_second * repair_seconds
     weights = [1.0]
     for broken in range(needed + spares):
         running = min(needed, needed + spares - broken)
         weights.append(weights[-1] * running * load / (broken + 1))
-        if weights[-1] < _NEVER:
+        if weights[-1] < _NEGLIGIBLE:
             break  # weights fall from here on: of thousands of spares so many are never broken at once
     total = math.fsum(weights)
     return [w / total for w in weights]

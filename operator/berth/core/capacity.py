@@ -12,11 +12,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+
 from berth.core import spread
 from berth.core.nodes import NodeView, Toleration, has_labels, held_back, matches_terms
 from berth.core.quantities import show_bytes, show_cores
 from berth.core.spread import SpreadGoal
 from berth.core.usage import Usage
+
+Ints = npt.NDArray[np.int64]
 
 _NAMED: Final = 3
 _NOTHING: Final = Usage()
@@ -163,7 +168,7 @@ def _best_domain(
     for domain, found in by_domain.items():
         lefts = [left[node.name] for node in found]
         fits = [_members_that_fit(demand, each.gpus, each.cpu_millicores, each.memory_bytes) for each in lefts]
-        room[domain] = _whole_groups(demand, fits)
+        room[domain] = whole_groups(demand, np.array(fits, dtype=np.int64))
     scores = spread.score_domains(goal, {d: groups for d, groups in room.items() if groups})
     if not scores:
         return None
@@ -173,13 +178,13 @@ def _best_domain(
     return min(offers, key=lambda offer: [rank(node) for node in offer])
 
 
-def _whole_groups(demand: Demand, rooms: Sequence[int]) -> int:
+def whole_groups(demand: Demand, rooms: Ints) -> int:
     """How many whole groups fit on nodes with room for so many members each, one member of a group per node.
 
     With c_i members' room on node i, g groups fit exactly if sum(min(c_i, g)) >= g * members.
     """
-    groups = sum(rooms) // demand.members
-    while groups and sum(min(room, groups) for room in rooms) < groups * demand.members:
+    groups = int(rooms.sum()) // demand.members
+    while groups and int(np.minimum(rooms, groups).sum()) < groups * demand.members:
         groups -= 1
     return groups
 
@@ -254,17 +259,6 @@ def _spread_shortage(demand: Demand, goal: SpreadGoal, by_domain: Mapping[str, S
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def free_per_node(
-    nodes: Iterable[NodeView], used: Mapping[str, Usage], tolerations: Sequence[Toleration] = ()
-) -> dict[str, int]:
-    """{"8": 3, "4": 1}: three nodes with 8 GPUs free, one with 4; largest first, full and held-back nodes left out.
-
-    The sum alone hides fragmentation: {"3": 4} has 12 GPUs free and no room for tensor parallel 4.
-    """
-    counts = Counter(free(n, used).gpus for n in nodes if held_back(n, tolerations) is None)
-    return {str(gpus): counts[gpus] for gpus in sorted(counts, reverse=True) if gpus}
 
 
 # --- several demands --------------------------------------------------------------------------------------------------

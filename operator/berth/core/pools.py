@@ -13,9 +13,10 @@ from itertools import permutations
 from typing import Any, Final
 
 from berth.api.gpupool import GPUPool
-from berth.core.capacity import free, free_per_node
+from berth.core.capacity import free
 from berth.core.conditions import Condition, merge
 from berth.core.nodes import NodeView, Toleration, has_labels, held_back
+from berth.core.stock import Stock
 from berth.core.usage import Usage
 from berth.estimator import hardware
 
@@ -166,7 +167,7 @@ def pool_status(
         allocatable=sum(n.gpu_allocatable for n in mine) if served else None,
         free=free_gpus if served else None,
         unhealthy=sum(n.unhealthy_gpus for n in mine) if served else None,
-        free_per_node=free_per_node(mine, used, tolerations) if served else {},
+        free_per_node=Stock.of(mine, used).free_per_node(tolerations) if served else {},
         conditions=(
             _overlap(pool, all_pools, mine, nodes),
             _unsupported_allocation(pool, silent),

@@ -12,11 +12,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from berth.core.capacity import Demand
+from berth.core.capacity import Demand, Ints, whole_groups
 from berth.core.nodes import NodeView, Toleration, has_labels, held_back, matches_terms, untolerated
 from berth.core.usage import Usage
 
-Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 _MOST: Final = 2**60
@@ -114,22 +113,14 @@ class Stock:
         chosen = _first(np.where(rooms > 0, order, _NEVER), demand.members)
         return [self.ground.nodes[place] for place in chosen]
 
-    def free_per_node(self, tolerations: tuple[Toleration, ...]) -> dict[str, int]:
-        """As `berth.core.capacity.free_per_node`."""
+    def free_per_node(self, tolerations: tuple[Toleration, ...] = ()) -> dict[str, int]:
+        """{"8": 3, "4": 1}: three nodes with 8 GPUs free, one with 4; largest first, full and held-back nodes left out.
+
+        The sum alone hides fragmentation: {"3": 4} has 12 GPUs free and no room for tensor parallel 4.
+        """
         gpus, counts = np.unique(self.left[self.ground.opened(tolerations, False), 0], return_counts=True)
         pairs = zip(reversed(gpus.tolist()), reversed(counts.tolist()), strict=True)
         return {str(each): count for each, count in pairs if each}
-
-
-def whole_groups(demand: Demand, rooms: Ints) -> int:
-    """How many whole groups fit on nodes with room for so many members each, one member of a group per node.
-
-    With c_i members' room on node i, g groups fit exactly if sum(min(c_i, g)) >= g * members.
-    """
-    groups = int(rooms.sum()) // demand.members
-    while groups and int(np.minimum(rooms, groups).sum()) < groups * demand.members:
-        groups -= 1
-    return groups
 
 
 def fill(demand: Demand, places: Ints, left: Ints, groups: int) -> list[tuple[int, ...]]:

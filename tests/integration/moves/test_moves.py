@@ -96,8 +96,13 @@ async def test_a_move_without_room_for_all_its_groups_is_abandoned_at_the_deadli
     of_those = [each for each in changes if each.name in serving]
     assert all(each.object["metadata"]["labels"].get("berth.dev/serving") == "true" for each in of_those)
 
-    (told,) = [each for each in await site.events() if each["reason"] == "MoveAbandoned"]
-    assert (told["type"], "no capacity by the deadline" in told["note"]) == ("Warning", True), told
+    async def told() -> bool:
+        found = [each for each in await site.events() if each["reason"] == "MoveAbandoned"]
+        assert len(found) == 1, found
+        assert (found[0]["type"], "no capacity by the deadline" in found[0]["note"]) == ("Warning", True), found
+        return True
+
+    await eventually(told)
     counted = {"cause": "Requested", "result": "Abandoned"}
     assert berth.app.metrics.registry.get_sample_value("berth_moves_total", counted) == 1
     assert (await site.condition("Progressing"))["reason"] == "Settled"

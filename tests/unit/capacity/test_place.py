@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berth.core.capacity import Demand, Placement, Shortage, free, free_per_node, place
+from berth.core.capacity import Demand, Placement, Shortage, free, place
 from berth.core.nodes import NodeView, Taint, Toleration
 from berth.core.usage import Usage
 
@@ -127,12 +127,6 @@ def test_a_successor_inherits_what_dying_members_hold() -> None:
     # The sick GPU of the dying member is not inherited.
     nodes[1] = node("b", gpu_allocatable=7)
     assert isinstance(place(Demand(1, 8), nodes, used, reusable=dying), Shortage)
-
-
-def test_free_per_node_shows_fragmentation() -> None:
-    nodes = [node(f"n{i}") for i in range(4)] + [node("x", unschedulable=True)]
-    assert free_per_node(nodes, {f"n{i}": Usage(gpus=5) for i in range(4)}) == {"3": 4}
-    assert free_per_node(nodes, {"n0": Usage(gpus=4), "n1": Usage(gpus=8)}) == {"8": 2, "4": 1}
 
 
 def test_a_demand_without_gpus_is_refused() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from itertools import combinations
 
 from hypothesis import given
 
-from berth.core.capacity import Demand, Placement, free, free_per_node, place
-from berth.core.nodes import NodeView
+from berth.core.capacity import Demand, Placement, free, place
+from berth.core.nodes import NodeView, held_back
 from berth.core.stock import Stock
 from berth.core.usage import Usage
 from tests.unit.capacity.test_place import ZONE, clusters, demands, fits, node, usages
@@ -61,7 +62,19 @@ def test_what_is_put_one_by_one_is_what_is_found_at_once(
         each.name: (left.gpus, left.cpu_millicores, left.memory_bytes)
         for each, left in ((each, free(each, after)) for each in nodes)
     }
-    assert kept.free_per_node(()) == free_per_node(nodes, after)
+
+
+def test_free_per_node_shows_fragmentation() -> None:
+    nodes = [node(f"n{i}") for i in range(4)] + [node("x", unschedulable=True)]
+    assert Stock.of(nodes, {f"n{i}": Usage(gpus=5) for i in range(4)}).free_per_node() == {"3": 4}
+    assert Stock.of(nodes, {"n0": Usage(gpus=4), "n1": Usage(gpus=8)}).free_per_node() == {"8": 2, "4": 1}
+
+
+@given(clusters, usages)
+def test_free_gpus_are_counted_on_nodes_that_take_pods(nodes: list[NodeView], used: dict[str, Usage]) -> None:
+    counted = Counter(free(each, used).gpus for each in nodes if held_back(each, ()) is None)
+    expected = [(str(gpus), counted[gpus]) for gpus in sorted(counted, reverse=True) if gpus]
+    assert list(Stock.of(nodes, used).free_per_node().items()) == expected
 
 
 def test_the_nodes_of_a_volume_count_for_it() -> None:

@@ -17,11 +17,11 @@ import numpy as np
 from berth.api.gpupool import GPUPool
 from berth.core import spread
 from berth.core.budgets import Allowance
-from berth.core.capacity import Demand
+from berth.core.capacity import Demand, whole_groups
 from berth.core.nodes import NodeView, Toleration
 from berth.core.pools import OVERLAP, UNSUPPORTED_ALLOCATION, why_namespace_not_allowed
 from berth.core.spread import SpreadGoal
-from berth.core.stock import Stock, fill, key_of, whole_groups
+from berth.core.stock import Stock, fill, key_of
 from berth.core.usage import Usage
 from berth.errors import InvalidSpec
 from berth.estimator import hardware
@@ -95,7 +95,7 @@ class Supply:
         return fits if budget is None else min(fits, budget // demand.gpus)
 
     def free_per_node(self, tolerations: tuple[Toleration, ...] = ()) -> dict[str, int]:
-        """As `berth.core.capacity.free_per_node`."""
+        """As `Stock.free_per_node`."""
         return self.stock.free_per_node(tolerations)
 
     def _fit_now(self, demand: Demand) -> int:
