@@ -7,7 +7,7 @@ CODE := operator tests benchmarks charts tools e2e
 # make test PYTEST="-k crash -x" runs a part
 PYTEST ?=
 
-.PHONY: setup triton demo e2e e2e-up e2e-cluster e2e-down test test-unit test-slow test-loops test-integration verify sbom docs bench bench-peers fmt lock clean
+.PHONY: setup triton demo e2e e2e-up e2e-cluster e2e-down test test-unit test-slow test-integration verify sbom docs bench bench-peers fmt lock clean
 
 setup: $(STAMP)
 
@@ -26,19 +26,15 @@ demo: setup
 	$(BIN)/berth demo $(if $(KEEP),--keep)
 
 test: test-unit test-integration test-slow
-	@echo "SKIPPED: closed loops of simulated weeks, which take minutes: make test-loops"
 
 # Pure and under a minute: a process per core.
 test-unit: setup
-	$(BIN)/pytest tests/unit -q -n auto --dist worksteal -m "not slow and not loops" $(PYTEST)
+	$(BIN)/pytest tests/unit -q -n auto --dist worksteal -m "not slow" $(PYTEST)
 
-# Pure, but seconds or minutes each: random runs, brute force, replays that golden files are compared with.
+# Pure, but seconds or minutes each: random runs, brute force, replays that golden files are compared with, and decisions
+# over simulated weeks.
 test-slow: setup
 	$(BIN)/pytest tests/unit -q -n auto --dist worksteal -m slow $(PYTEST)
-
-# Decisions over simulated weeks: four minutes of one core.
-test-loops: setup
-	$(BIN)/pytest tests/unit -q -n auto --dist worksteal -m loops --timeout 1800 $(PYTEST)
 
 # The first run builds etcd and the Kubernetes control plane from Go modules into the user's cache folder. Most of a test is
 # waiting: two processes, each with a control plane of its own, fill two cores.

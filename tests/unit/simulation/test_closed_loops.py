@@ -10,7 +10,7 @@ from berth.simulation.run import Course
 from berth.simulation.world import Event, hidden_factors
 from tests.unit.simulation.cases import DAY, HOUR, pool, simulated
 
-pytestmark = pytest.mark.loops
+pytestmark = pytest.mark.slow
 
 TWO = (pool("a"), pool("b"))
 
