@@ -190,7 +190,7 @@ class Cluster:
         for path in sorted(folder.glob("*.yaml")):
             for manifest in yaml.safe_load_all(path.read_text()):
                 await self.apply(manifest)
-                await eventually(partial(self._established, manifest["metadata"]["name"]))
+                await eventually(partial(self._served, manifest))
         self._resources.clear()
 
     async def service_account_token(self, name: str, namespace: str, seconds: int = 3600) -> str:
@@ -237,9 +237,21 @@ class Cluster:
             parsed: Manifest = await answer.json(content_type=None)
             return parsed
 
-    async def _established(self, crd: str) -> bool:
-        conditions = (await self.get("customresourcedefinitions", crd)).get("status", {}).get("conditions") or []
-        return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
+    async def _served(self, crd: Manifest) -> bool:
+        """Established says that the names are taken; the storage behind them is ready a moment later."""
+        status = (await self.get("customresourcedefinitions", crd["metadata"]["name"])).get("status", {})
+        conditions = {each["type"]: each["status"] for each in status.get("conditions") or []}
+        if conditions.get("Established") != "True":
+            return False
+        group, plural = crd["spec"]["group"], crd["spec"]["names"]["plural"]
+        for version in crd["spec"]["versions"]:
+            try:
+                await self.request("GET", f"/apis/{group}/{version['name']}/{plural}", query={"limit": "1"})
+            except ApiError as error:
+                if error.status in (404, 429):
+                    return False
+                raise
+        return True
 
     async def _home(self, manifest: Mapping[str, Any]) -> str:
         return await self._path(manifest["kind"], manifest["metadata"].get("namespace"))
