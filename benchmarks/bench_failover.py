@@ -10,14 +10,19 @@ Phases, in seconds since the fault:
     lost      the last request that a client sent to the lost group in vain, that is when requests stop arriving there
     cut       the Service no longer points to the group
     replaced  every pod of the next incarnation exists ("-": it restarted in place)
-    restored  both groups serve again, load time of the simulated engine (2 s) included
+    restored  both groups serve again
+    unloaded  the same without `loading`, which lasts from when the containers of the new life run until its leader is
+              ready: Triton's start, and 2 s of the simulated engine
 
 Requests through the Service that broke were on their way to the lost group: `retried` were sent once more, `failed` had
 no answer then either. `others` are what clients of the other group alone, which call its leader by its own address,
 saw fail or break, of so many: none is the goal, like the `false` alarms, groups that were cut off or replaced though
 nothing was done to them.
 
-Printed as a table with p50 / p95 / max, and as one JSON line per repetition (`--json`).
+Kubernetes calls a silent node so after its own default of 50 s: whatever is earlier is Berth's doing.
+
+Printed as a table with p50 / p95 / max, and as one JSON line per repetition (`--json`). A repetition takes about half a
+minute, each is told as it ends, and what was measured is printed also if the run is ended early.
 """
 
 from __future__ import annotations
@@ -53,6 +58,7 @@ RATE_OF_ONE: Final = 2.0
 """Of the clients of one group alone."""
 BEFORE: Final = 3.0
 AFTER: Final = 3.0
+PHASES: Final = ("lost", "cut", "replaced", "restored", "unloaded")
 ENOUGH: Final = 2.0
 """Seconds that a request must have had for its answer to count as missing at the end."""
 
@@ -65,6 +71,7 @@ class Result:
     lost: float | None = None
     cut: float | None = None
     replaced: float | None = None
+    loading: float | None = None
     restored: float | None = None
     requests: int = 0
     retried: int = 0
@@ -73,6 +80,7 @@ class Result:
     hung: int = 0
     """Sent after the fault and without an answer when the clients gave up, more than two seconds later."""
     errors: list[str] = field(default_factory=list)
+    """The first two and the last, and when they were sent."""
     other_requests: int = 0
     """Of clients of the other group alone."""
     other_hurt: int = 0
@@ -81,6 +89,14 @@ class Result:
     """Groups other than the victim that were cut off or replaced."""
     told: dict[str, Any] = field(default_factory=dict)
     """status.lastFailover."""
+    took: float = 0.0
+    """Seconds for all of the repetition."""
+
+    @property
+    def unloaded(self) -> float | None:
+        if self.restored is None or self.loading is None:
+            return None
+        return round(self.restored - self.loading, 2)
 
 
 def kill_server(bench: Bench, leader: Object) -> None:
@@ -133,25 +149,26 @@ class Fault:
     inject: Callable[[Bench, Object], Any]
     lost: float
     replaced: float | None = None
-    restored: float | None = None
+    unloaded: float | None = None
     members: int = 1
     """Pods of each group."""
 
 
 FAULTS: Final[dict[str, Fault]] = {
-    "server killed": Fault(kill_server, 2.5, None, 4.0 + 2.0),
-    "server killed again": Fault(kill_server, 2.5, 3.0, 4.0 + 2.0),
+    "server killed": Fault(kill_server, 2.5, None, 4.0),
+    "server killed again": Fault(kill_server, 2.5, 3.0, 4.0),
     "server stopped": Fault(stop_server, 10.0),
     "engine hangs": Fault(hang_engine, 10.0),
     "GPU unhealthy": Fault(sicken_gpu, 10.0),
     "node silent": Fault(silence_node, 20.0, 25.0),
     "node deleted": Fault(delete_node, 20.0, 25.0),
-    "member killed": Fault(kill_member, 2.5, 3.0, 4.0 + 2.0, members=2),
+    "member killed": Fault(kill_member, 2.5, 3.0, 4.0, members=2),
     "member's node silent": Fault(silence_member, 20.0, 25.0, members=2),
 }
 
 
 async def repetition(bench: Bench, fault: str, number: int) -> Result:
+    began = time.monotonic()
     name, slot = f"bench-{number}", f"g{number % 2}"
     await bench.client.create(fixed_deployment(name, NAMESPACE, "h100", pp=FAULTS[fault].members))
     if not await bench.until(lambda: len(bench.serving()) == 2):
@@ -191,6 +208,7 @@ async def repetition(bench: Bench, fault: str, number: int) -> Result:
     theirs = [each for each in other.outcomes if each.sent < ended[1] - ENOUGH]
     result.other_requests, result.other_hurt = len(theirs), sum(map(_is_hurt, theirs))
     await bench.remove(name)
+    result.took = round(time.monotonic() - began, 1)
     return result
 
 
@@ -202,18 +220,27 @@ def _clients(address: str, rate: float, connections: int) -> Replay:
 async def _follow(bench: Bench, victim: Object, result: Result) -> None:
     """Writes down when each phase was reached."""
     slot, moment = victim["metadata"]["labels"][labels.GROUP_LABEL], time.monotonic()
+    seen: dict[str, float] = {}
+    phases: dict[str, Callable[[], bool]] = {
+        "cut": lambda: not _same_life(bench.serving().get(slot), victim),
+        "replaced": lambda: _replaced(bench, slot, victim),
+        "runs": lambda: _runs(bench, slot, victim, FAULTS[result.fault].members),
+        "ready": lambda: "runs" in seen and any(_is_ready(pod) for pod in _next_life(bench, slot, victim)),
+        "restored": lambda: "cut" in seen and len(bench.serving()) == 2,
+    }
 
-    def since() -> float:
-        return round(time.monotonic() - moment, 2)
+    def look() -> bool:
+        for phase, reached in phases.items():
+            if phase not in seen and reached():
+                seen[phase] = round(time.monotonic() - moment, 2)
+                if (phase, result.fault) == ("cut", "engine hangs"):  # the next life would find the switch still set
+                    end_hang(bench, victim)
+        return "restored" in seen
 
-    if await bench.until(lambda: not _same_life(bench.serving().get(slot), victim)):
-        result.cut = since()
-    if result.fault == "engine hangs":  # the next life of the container would find the switch still set
-        end_hang(bench, victim)
-    if await bench.until(lambda: _replaced(bench, slot, victim) or slot in bench.serving()):
-        result.replaced = since() if _replaced(bench, slot, victim) else None
-    if await bench.until(lambda: len(bench.serving()) == 2):
-        result.restored = since()
+    await bench.until(look)
+    result.cut, result.replaced, result.restored = (seen.get(each) for each in ("cut", "replaced", "restored"))
+    if "ready" in seen:
+        result.loading = round(seen["ready"] - seen["runs"], 2)
 
 
 async def _until_disturbed(bench: Bench, others: dict[str, Object]) -> None:
@@ -264,6 +291,30 @@ def _same_life(pod: Object | None, before: Object) -> bool:
     return pod is not None and _life(pod) == _life(before)
 
 
+def _next_life(bench: Bench, slot: str, victim: Object) -> list[Object]:
+    """The pods that serve in the victim's place or will: of a later incarnation, or itself after a restart."""
+    found = [pod for pod in bench.pods.store.all() if pod["metadata"]["labels"].get(labels.GROUP_LABEL) == slot]
+    latest = max((int(pod["metadata"]["labels"][labels.INCARNATION]) for pod in found), default=0)
+    lives = [pod for pod in found if int(pod["metadata"]["labels"][labels.INCARNATION]) == latest]
+    if latest > int(victim["metadata"]["labels"][labels.INCARNATION]):
+        return lives
+    return [pod for pod in lives if _life(pod) > _life(victim)]
+
+
+def _runs(bench: Bench, slot: str, victim: Object, members: int) -> bool:
+    """Every container of the next life runs."""
+    lives = _next_life(bench, slot, victim)
+    statuses = [each for pod in lives for each in pod["status"].get("containerStatuses") or [{}]]
+    return len(lives) == members and all("running" in each.get("state", {}) for each in statuses)
+
+
+def _is_ready(pod: Object) -> bool:
+    """Members that do not lead are ready as soon as they run."""
+    leads = pod["metadata"]["labels"].get(labels.MEMBER_INDEX) == "0"
+    conditions = {each["type"]: each["status"] for each in pod["status"].get("conditions", ())}
+    return leads and conditions.get("Ready") == "True"
+
+
 def _replaced(bench: Bench, slot: str, victim: Object) -> bool:
     """Every pod of a later incarnation of the slot exists."""
     present = Counter(pod["metadata"]["labels"].get(labels.REPLICA_GROUP) for pod in bench.pods.store.all())
@@ -286,7 +337,8 @@ def _judge(result: Result, outcomes: list[Outcome], at: float, ended_at: float) 
     outcomes = [each for each in outcomes if each.sent < ended_at - ENOUGH]
     ended = [each for each in outcomes if each.last is not None or each.error or each.broken_at is not None]
     result.hung = len(outcomes) - len(ended)
-    result.errors = sorted({each.error[:160] for each in ended if each.error})[:3]
+    wrong = sorted((round(each.sent - at, 1), each.error[:160]) for each in ended if each.error)
+    result.errors = [f"{sent}s: {words}" for sent, words in (*wrong[:2], *wrong[2:][-1:])]
     result.requests, result.retried = len(ended), sum(each.broken_at is not None for each in ended)
     result.failed = sum(bool(each.error) for each in ended)
     result.lost = round(max([each.sent - at for each in filter(_is_hurt, outcomes) if each.sent >= at], default=0.0), 2)
@@ -303,7 +355,7 @@ def quantile(values: list[float], q: float) -> float:
 def row(fault: str, results: list[Result]) -> str:
     goal = FAULTS[fault]
     cells = [f"{fault:<20}", f"{len(results):>2}"]
-    for phase, bound in (("lost", goal.lost), ("cut", None), ("replaced", goal.replaced), ("restored", goal.restored)):
+    for phase, bound in zip(PHASES, (goal.lost, None, goal.replaced, None, goal.unloaded), strict=True):
         values = [value for each in results if (value := getattr(each, phase)) is not None]
         if not values:
             cells.append(f"{'-':>26}")
@@ -318,17 +370,20 @@ def row(fault: str, results: list[Result]) -> str:
     return "  ".join(cells)
 
 
-async def run(folder: Path, faults: list[str], repetitions: int, out: Path | None) -> list[Result]:
-    results: list[Result] = []
+async def run(folder: Path, faults: list[str], repetitions: int, out: Path | None, results: list[Result]) -> None:
+    """Adds to `results` as they come."""
+    total, began = repetitions * len(faults), time.monotonic()
     async with Bench.of(folder) as bench:
         for number, fault in enumerate(each for _ in range(repetitions) for each in faults):
             results.append(await repetition(bench, fault, number))
             add_line(results[-1], out, sys.stderr)
-    return results
+            done = number + 1
+            left = (time.monotonic() - began) / done * (total - done) / 60
+            print(f"{done} of {total}: {fault}; about {left:.0f} min to go", file=sys.stderr, flush=True)
 
 
 def table(results: list[Result]) -> str:
-    head = [f"{'fault':<20}", " n", *(f"{name:>26}" for name in ("lost", "cut", "replaced", "restored"))]
+    head = [f"{'fault':<20}", " n", *(f"{name:>26}" for name in PHASES)]
     lines = ["seconds since the fault: p50 / p95 / max, and the goal at p95"]
     lines.append("  ".join([*head, "requests retried", "failed    others  false"]))
     faults = dict.fromkeys(each.fault for each in results)
@@ -342,15 +397,23 @@ def main() -> None:
     parser.add_argument("--fault", action="append", choices=list(FAULTS), help="default: all")
     parser.add_argument("--json", type=Path, help="file to add a JSON line per repetition to")
     arguments = parser.parse_args()
-    os.environ["BERTH_NODE_STABLE"] = "0"  # each repetition wants all nodes again
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what runs below is ended on the way out
+    results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="berth-bench-") as state:
         os.environ["XDG_STATE_HOME"] = state
-        config = Config("bench-failover", pools=(PoolOption("H100-SXM-80", 6, 2),))
+        config = Config(
+            "bench-failover",
+            pools=(PoolOption("H100-SXM-80", 6, 2),),
+            settings={"BERTH_NODE_STABLE": "0"},  # each repetition wants all nodes again
+            node_silence=50,
+        )
         report = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-        with cluster.up(config, report, report) as started:
-            faults = arguments.fault or list(FAULTS)
-            results = asyncio.run(run(started.folder, faults, arguments.repetitions, arguments.json))
-    print(table(results))
+        try:
+            with cluster.up(config, report, report) as started:
+                faults = arguments.fault or list(FAULTS)
+                asyncio.run(run(started.folder, faults, arguments.repetitions, arguments.json, results))
+        finally:
+            print(table(results))
     sys.exit(1 if any(each.false_alarms or each.other_hurt for each in results) else 0)
 
 

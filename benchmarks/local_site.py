@@ -7,7 +7,7 @@ import json
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Self
@@ -15,8 +15,10 @@ from typing import Any, Final, Self
 from kubernetes.aio.client import ApiClient
 
 from berth import labels
+from berth.errors import Conflict
 from berth.kube import auth
 from berth.kube.client import KubeClient
+from berth.kube.errors import NotFound
 from berth.kube.kinds import LLM_DEPLOYMENT, POD, REPLICA_GROUP, Object
 from berth.kube.reflector import Reflector
 from berth.local import control, sandbox
@@ -122,9 +124,17 @@ class Bench:
         return f"{found['address']}:{labels.PORT_GRPC}"
 
     async def remove(self, name: str) -> None:
+        """Returns when nothing of it is left, on the nodes either; nobody waits for the requests it still has."""
         found = await self.client.get(LLM_DEPLOYMENT, NAMESPACE, name)
         await self.client.delete(LLM_DEPLOYMENT, NAMESPACE, name, uid=found["metadata"]["uid"])
-        await self.until(lambda: not self.pods.store.all())
+        gone = await self.until(lambda: not self.groups.store.all())
+        for pod in self.pods.store.all():
+            metadata = pod["metadata"]
+            with suppress(NotFound, Conflict):
+                await self.client.delete(POD, NAMESPACE, metadata["name"], uid=metadata["uid"], grace_seconds=0)
+        gone = gone and await self.until(lambda: not any(node["pods"] for node in self.status()["nodes"]))
+        if not gone:
+            raise SystemExit(f"{name} does not go: {self.status()}")
 
 
 def add_line(result: Any, out: Path | None, stream: Any) -> None:

@@ -69,7 +69,8 @@ DEFAULT_POOLS: Final = (PoolOption("H100-SXM-80", 2, 8), PoolOption("A100-SXM-40
 class Config:
     """One cluster. `simulated` are pools of nodes that kwok plays: real objects, no processes.
 
-    `settings` of the operator are BERTH_* variables, beside those of the process that starts the cluster.
+    `settings` of the operator are BERTH_* variables, beside those of the process that starts the cluster. After
+    `node_silence` seconds a silent node is called so; Kubernetes' own 50 make for long demonstrations.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Config:
     storage: str | None = None
     operator: bool = True
     settings: Mapping[str, str] = field(default_factory=dict)
+    node_silence: int = 12
 
     def check(self) -> None:
         """Raises InvalidOption."""

@@ -47,8 +47,6 @@ from berth.local.services import ServiceProxies
 
 _log = logging.getLogger(__name__)
 
-NODE_SILENCE: Final = 12
-"""Seconds after which a silent node is called so; Kubernetes' default of 50 makes for long demonstrations."""
 RESTART_PAUSE: Final = 1.0
 REACHABLE_EVERY: Final = 2.0
 POLL: Final = 0.05
@@ -79,7 +77,7 @@ class Supervisor:
             binaries.provide(PROGRAMS),
             disabled_controllers=ENDPOINT_CONTROLLERS,
             node_monitor_period=1,
-            node_monitor_grace_period=NODE_SILENCE,
+            node_monitor_grace_period=self.config.node_silence,
         )
 
     async def run(self) -> None:
