@@ -58,10 +58,10 @@ ROUTING_SETTLE_SECONDS = 2.0
 """A leader without requests has drained only once Services stopped routing to it: kube-proxy syncs every second."""
 HEARD_WITHIN_SECONDS = 15.0
 """What a leader said of its requests counts for so long: a few looks of the monitor."""
-ANSWERS_STILL = frozenset({"GPUUnhealthy", "Requested"})
-"""Reasons to give up a group whose leader may well answer until it is deleted."""
+ANSWERS_STILL = frozenset({"GPUUnhealthy", "NodeDeleted", "Requested"})
+"""Reasons to give up a group whose leader may well answer until it is deleted: a machine often outlives its Node."""
 LONGEST_FAREWELL_SECONDS = 30.0
-"""So long at most such a leader finishes what it has: its GPUs are sick, or a person wants it gone."""
+"""So long at most such a leader finishes what it has."""
 FORCE_AFTER_SECONDS = 30.0
 """How long after its time a pod on a silent node is given before it is removed by force, where the user allows that."""
 AWAITING_FLIP = "AwaitingFlip"
@@ -315,7 +315,7 @@ def _farewell(group: Group, answer: Answer | None, policy: GroupPolicy, now: flo
         member.deleting or member.ended or member.down for member in group.members
     )
     node = around.of(leader)
-    lost = node.gone or node.contact is Contact.SILENT or (answer is not None and answer.unreachable)
+    lost = node.contact is Contact.SILENT or (answer is not None and answer.unreachable)
     if not whole or lost or leader.token_restarts != leader.restarts or _finished(leader, answer, group.failed_at):
         return 0.0
     return max(0.0, group.failed_at + min(policy.drain_timeout, LONGEST_FAREWELL_SECONDS) - now)

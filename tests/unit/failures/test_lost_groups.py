@@ -242,12 +242,12 @@ def given_up(*members: Member, reason: str = "GPUUnhealthy", ago: float = 5.0, *
 BUSY = Answer("uid-0", 0, token_at=NOW - 500, in_flight=2, at=NOW - 1)
 
 
-@pytest.mark.parametrize("reason", ["GPUUnhealthy", "Requested"])
+@pytest.mark.parametrize("reason", ["GPUUnhealthy", "NodeDeleted", "Requested"])
 def test_a_leader_that_still_answers_finishes_its_requests_before_its_pods_go(reason: str) -> None:
     worker = replace(LEADER, name="llama-g0-1-1", uid="uid-1", index=1, serving=False)
     lost = given_up(replace(LEADER, serving=False), worker, reason=reason)
     for unsure in (BUSY, None, replace(BUSY, in_flight=0, at=NOW - 4), replace(BUSY, uid="another", in_flight=0)):
-        judgement = look(lost, unsure)
+        judgement = look(lost, unsure, gone=reason == "NodeDeleted")
         assert judgement.actions == (do.Drain(lost.members[0]),)
         assert judgement.needs_answer
         assert judgement.requeue_after == LONGEST_FAREWELL_SECONDS - 5
@@ -277,7 +277,7 @@ def test_evidence_comes_before_the_farewell() -> None:
         ({}, BUSY, "MemberRestarted", {}),
         ({}, replace(BUSY, misses=2), "Requested", {}),
         ({}, BUSY, "Requested", {"contact": Contact.SILENT}),
-        ({}, BUSY, "GPUUnhealthy", {"gone": True}),
+        ({}, replace(BUSY, misses=2), "NodeDeleted", {"gone": True}),
         ({"down": True}, BUSY, "GPUUnhealthy", {}),
         ({"restarts": 1}, BUSY, "GPUUnhealthy", {}),
         ({"token_restarts": None}, None, "Requested", {}),
