@@ -6,10 +6,13 @@ kind of write sequence gets an entry here and is then interrupted like the other
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from tests.integration.controller.conftest import Site
+from tests.integration.controller.test_several_nodes import foreign_pod
 from tests.support.cluster import Manifest, eventually
 
 Step = Callable[[Site, str], Awaitable[None]]
@@ -27,6 +30,10 @@ class WriteSequence:
 
 
 SEQUENCES: list[WriteSequence] = []
+
+RIVALS = ("llama", "second")
+OTHERS = "notebook"
+"""A pod that is none of Berth's."""
 
 
 def _register(name: str, prepare: Step, act: Step, finished: Step, **settings: float) -> None:
@@ -81,6 +88,24 @@ async def _create(site: Site, pool: str) -> None:
 
 async def _create_over_two_nodes(site: Site, pool: str) -> None:
     await site.cluster.create(site.deployment(pool, tp=8, pp=2, groups=1))
+
+
+async def _let_nodes_take(site: Site, pool: str, pods: int) -> None:
+    """The scheduler binds no more than so many to each node; Berth does not look at this figure."""
+    body = {"status": {"allocatable": {"pods": str(pods)}}}
+    for node in await _nodes(site, pool):
+        await site.cluster.patch("nodes", node["metadata"]["name"], None, body, subresource="status")
+
+
+async def _three_nodes_that_take_nobody(site: Site, pool: str) -> None:
+    await site.node(pool, 2)
+    await _let_nodes_take(site, pool, 0)
+
+
+async def _two_for_one_place(site: Site, pool: str) -> None:
+    """Each wants the whole pool."""
+    for name in RIVALS:
+        await site.cluster.create(site.deployment(pool, name, tp=8, pp=2, groups=1))
 
 
 def _scale_to(groups: int) -> Step:
@@ -176,6 +201,28 @@ async def _replaced_elsewhere(site: Site, pool: str) -> None:
     for node in await _nodes(site, pool):
         await site.cluster.revive_node(node["metadata"]["name"])
     await _only_the_living(site, pool)
+
+
+async def _cut_off_and_back(site: Site, pool: str) -> None:
+    """It was only suspected: as soon as it answers it has its requests back.
+
+    Where Berth dies first, Kubernetes may be the one who cuts it off: it calls the pods of silent nodes not ready.
+    """
+
+    async def cut() -> bool:
+        (suspect,) = [pod for pod in await site.pods() if pod["status"]["podIP"] in site.leaders.unreachable]
+        ready = {each["type"]: each["status"] for each in suspect["status"]["conditions"]}["Ready"]
+        return bool(ready != "True" or suspect["metadata"]["labels"].get("berth.dev/serving") == "false")
+
+    async def both_serve() -> bool:
+        return len(await site.serving()) == 2
+
+    if site.leaders.unreachable:
+        await eventually(cut)
+        site.leaders.unreachable.clear()
+    await site.revive(*[node["metadata"]["name"] for node in await _nodes(site, pool)])
+    await eventually(both_serve)
+    await site.settled()
 
 
 async def _delete(site: Site, pool: str) -> None:
@@ -304,6 +351,53 @@ async def _settled(site: Site, pool: str) -> None:
     await site.settled()
 
 
+async def _one_has_it_and_one_waits(site: Site, pool: str) -> None:
+    async def winner() -> str:
+        ready = [name for name in RIVALS if (await site.condition("Ready", name)).get("status") == "True"]
+        return ready[0] if ready else ""
+
+    first = await eventually(winner)
+    (second,) = set(RIVALS) - {first}
+    await site.settled(first)
+    await site.until("Placed", "False", second)
+    assert (await site.groups(second), await site.pods(second)) == ([], []), "all or nothing"
+
+
+async def _placed_around_others(site: Site, pool: str) -> None:
+    """A pod of others gets onto a planned node before the group's own; all is given back, and placed beside it."""
+    if await site.cluster.find("pods", OTHERS, site.namespace) is None:
+        await foreign_pod(site, await eventually(partial(_held_off, site)), 8, OTHERS)
+    await _let_nodes_take(site, pool, 250)
+
+    async def let_go() -> bool:
+        marks = {each["spec"]["incarnation"]: each["metadata"]["labels"] for each in await site.groups()}
+        return marks.get(1, {}).get("berth.dev/lifecycle") not in ("reserved", "committed")
+
+    async def refused() -> bool:
+        words = [each.get("status", {}).get("conditions", [{}])[0].get("message", "") for each in await site.groups()]
+        return any("nvidia.com/gpu" in each for each in words) or await let_go()
+
+    await eventually(refused)
+    if not await let_go():
+        site.clock.ahead += 61
+        await site.patch({"metadata": {"annotations": {"touched": secrets.token_hex(4)}}})
+    await site.settled()
+
+
+async def _held_off(site: Site) -> str:
+    """A planned node, once the scheduler has refused every member."""
+    groups, words = await site.groups(), [_refusal(each) for each in await site.pods("llama")]
+    assert len(words) == 2, words
+    assert all("Too many pods" in each for each in words), words
+    return str(groups[0]["spec"]["plannedNodes"][1])
+
+
+def _refusal(pod: Manifest) -> str:
+    """Why the scheduler does not bind it, in its words."""
+    conditions = {each["type"]: each for each in pod["status"].get("conditions", ())}
+    return str(conditions.get("PodScheduled", {}).get("message", ""))
+
+
 async def _replaced(site: Site, pool: str) -> None:
     async def second_life_serves() -> bool:
         found = await site.get()
@@ -342,6 +436,8 @@ async def _gone(site: Site, pool: str) -> None:
 
 _register("create", _nothing, _create, _settled)
 _register("create-over-two-nodes", _nothing, _create_over_two_nodes, _settled)
+_register("two-for-one-place", _nothing, _two_for_one_place, _one_has_it_and_one_waits)
+_register("race-lost", _three_nodes_that_take_nobody, _create_over_two_nodes, _placed_around_others)
 _register("scale-up", _one_group, _scale_to(2), _settled)
 _register("scale-down", _two_groups, _scale_to(1), _settled)
 _register("update", _one_group, _update, _replaced)
@@ -352,6 +448,7 @@ _register("leave-a-node", _one_group, _cordon_its_node, _replaced)
 _register("restart-in-place", _one_group, _restart_a_container, _restarted)
 _register("gpu-sick", _one_group, _report_a_sick_gpu, _replaced)
 _register("node-silent", _two_full_nodes, _lose_a_node, _replaced_elsewhere)
+_register("suspected", _two_full_nodes, _lose_a_node, _cut_off_and_back, node_silent=600.0)
 _register("force-delete", _beside_a_dead_node, _let_time_pass, _only_the_living)
 _register("move", _placed_by_berth, _move, _judging)
 _register("take-back", _moved, _take_back, _back)

@@ -155,7 +155,7 @@ async def world(site: Site) -> dict[str, Any]:
         for each in await all_of("llmdeployments")
     ]
     return {
-        "deployments": deployments,
+        "deployments": sorted(deployments, key=repr),
         "groups": sorted(
             (label(each, "group"), label(each, "incarnation"), label(each, "lifecycle"), each["status"]["state"])
             for each in await all_of("replicagroups")
@@ -163,6 +163,7 @@ async def world(site: Site) -> dict[str, Any]:
         "pods": sorted(
             (label(each, "group"), label(each, "member-index"), label(each, "serving") or "", each["status"]["phase"])
             for each in await all_of("pods")
+            if label(each, "group")
         ),
         "services": len(await all_of("services")),
         "budgets": len(await all_of("poddisruptionbudgets")),

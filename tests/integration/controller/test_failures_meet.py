@@ -1,13 +1,15 @@
-"""Failures that people's hands meet: each lost group is replaced once, the others serve on."""
+"""Failures that meet each other, restarts and people's hands: each lost group is replaced once, the others serve on."""
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
-from tests.integration.controller.conftest import Change, Site
+from tests.integration.controller.conftest import QUICK, Change, Site
 from tests.integration.controller.test_failover import replaced
 from tests.integration.controller.test_nodes_fail import kill_node_of, pod_of
-from tests.support.berth import RunningBerth, ScriptedLeaders
+from tests.support.berth import Clock, RunningBerth, ScriptedLeaders, running_berth
 from tests.support.cluster import eventually
 
 
@@ -24,6 +26,31 @@ def made(changes: list[Change], kind: str) -> list[str]:
     """What was created, without the part of the names that differs between runs: `g0-2`, `g0-2-0`."""
     created = [each for each in changes if each.type == "ADDED" and each.object["kind"] == kind]
     return sorted(each.name.split("-", 2)[2] for each in created)
+
+
+async def test_two_nodes_die_while_berth_is_replaced_and_all_status_is_lost(
+    site: Site, operator_kubeconfig: Path, leaders: ScriptedLeaders, clock: Clock
+) -> None:
+    def berth() -> AbstractAsyncContextManager[RunningBerth]:
+        return running_berth(operator_kubeconfig, site.namespace, leaders, clock, **QUICK)
+
+    async with site.recording("pods", "replicagroups") as changes:
+        async with berth():
+            await site.create(site.deployment(await site.pool(nodes=5), tp=8, groups=3))
+            await site.settled()
+            lost, well = [await pod_of(site, "g0"), await pod_of(site, "g1")], await pod_of(site, "g2")
+            dead = {await kill_node_of(site, leaders, pod) for pod in lost}
+            await cut_off(site, lost[0])
+        await site.wipe_status()
+        async with berth():
+            for slot in ("g0", "g1"):
+                await replaced(site, slot, 2)
+            await site.settled()
+    assert made(changes, "ReplicaGroup") == ["g0-1", "g0-2", "g1-1", "g1-2", "g2-1"]
+    assert made(changes, "Pod") == ["g0-1-0", "g0-2-0", "g1-1-0", "g1-2-0", "g2-1-0"]
+    pods = {pod["metadata"]["name"].split("-", 2)[2]: pod for pod in await site.pods()}
+    assert pods["g2-1-0"]["metadata"]["uid"] == well["metadata"]["uid"]
+    assert not {pods[name]["spec"]["nodeName"] for name in ("g0-2-0", "g1-2-0", "g2-1-0")} & dead
 
 
 async def test_a_pool_that_is_deleted_and_made_again_during_a_failover(
