@@ -35,6 +35,11 @@ TICK: Final = 0.25
 CANARY_PAUSE: Final = 1.0
 KILL_UNLOADED_AFTER: Final = 2.0
 """A command that has not loaded yet has nobody to be polite to."""
+REFUSE_AT_LEAST: Final = 1.0
+"""Seconds in which who keeps a connection and uses it is told to go elsewhere, although nothing is in flight.
+
+A Triton that stops says that it does not know its model, and nobody repeats such a request.
+"""
 HANDED_ON: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 MAX_MESSAGE: Final = 2048
 
@@ -245,7 +250,10 @@ class Launcher:
 
     @property
     def _drained(self) -> bool:
-        """Nothing in flight, said by a model that has seen that it must refuse."""
+        """Nothing in flight, said by a model that has seen that it must refuse, and has done so for a while."""
+        until = self._control.accept_until
+        if until is None or time.monotonic() < until + REFUSE_AT_LEAST:
+            return False
         return self._state.get("control") == self._control.number and not self._state["in_flight"]
 
     def _asked_to_stop(self) -> None:

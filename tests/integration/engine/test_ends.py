@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 
 import pytest
+import tritonclient.grpc.aio as grpcclient
 
 from berth.engine import contract
 from berth.engine.contract import Exit
+from berth.engine.launcher import REFUSE_AT_LEAST
 from tests.integration.engine.client import ask
 from tests.integration.engine.pod import Pod
 
@@ -119,6 +121,22 @@ async def test_sigterm_lets_a_long_stream_finish(pod: Pod) -> None:
     assert len((await stream).words) == 150
     assert await asyncio.to_thread(pod.wait, 15) == Exit.STOPPED
     assert pod.message == "Stopped: asked to stop"
+
+
+async def test_who_keeps_a_connection_is_told_to_go_elsewhere_before_the_server_goes(pod: Pod) -> None:
+    """Although nothing is in flight: a server that stops has no words that clients understand."""
+    pod.start("--exit-timeout=20").until_serving()
+    told: list[tuple[float, str]] = []
+    async with grpcclient.InferenceServerClient(pod.grpc) as client:
+        began = time.monotonic()
+        pod.signal(signal.SIGTERM)
+        while not told or "draining" in told[-1][1]:
+            answer = await ask(pod, "a", client=client, codes=True, sampling_param_max_tokens=1)
+            if answer.error:
+                told.append((time.monotonic() - began, answer.error))
+    refused = [after for after, words in told if "UNAVAILABLE" in words and "draining" in words]
+    assert max(refused, default=0.0) > REFUSE_AT_LEAST / 2, told
+    assert await asyncio.to_thread(pod.wait, 30) == Exit.STOPPED
 
 
 async def test_a_second_sigterm_does_not_wait(pod: Pod) -> None:
