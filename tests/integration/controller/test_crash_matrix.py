@@ -150,7 +150,7 @@ async def world(site: Site) -> dict[str, Any]:
             "conditions": {
                 c["type"]: (c["status"], c["reason"]) for c in each["status"]["conditions"] if c["type"] not in MEASURED
             },
-            "groupCounts": each["status"]["groupCounts"],
+            "groupCounts": each["status"].get("groupCounts"),
         }
         for each in await all_of("llmdeployments")
     ]
