@@ -87,6 +87,8 @@ FLIPPED_AT: Final = f"{GROUP}/flipped-at"
 """On the same: when they were given requests."""
 MOVE_RESULT: Final = f"{GROUP}/move-result"
 """On the same, once the move is taken back: `<result>: <words>`."""
+ANSWERED: Final = f"{GROUP}/answered"
+"""On ReplicaGroups: the last answer to a REQUEST that still stands, as `status.request` has it, should that be lost."""
 
 # --- scheduling -------------------------------------------------------------------------------------------------------
 SCHEDULING_GATE: Final = f"{GROUP}/all-members-present"

@@ -271,14 +271,8 @@ async def _take_back(site: Site, pool: str) -> None:
     await _ask(site, "rollback")
 
 
-async def _judged_soon(site: Site, pool: str) -> None:
-    """The new group gets the requests; nobody asks for the move any more, or it would be asked for again at the end."""
-    await _moved(site, pool)
-    await _ask(site, None)
-
-
 async def _without_a_token(site: Site, pool: str) -> None:
-    """A move whose new group runs and produces no token; nobody asks for it any more."""
+    """A move whose new group runs and produces no token."""
     await _placed_by_berth(site, pool)
     known = {pod["status"]["podIP"] for pod in await site.pods()}
     site.leaders.silent.add("*")
@@ -291,7 +285,6 @@ async def _without_a_token(site: Site, pool: str) -> None:
 
     site.leaders.silent |= await eventually(new_address)
     site.leaders.silent.discard("*")
-    await _ask(site, None)
 
 
 async def _let_the_deadline_pass(site: Site, pool: str) -> None:
@@ -303,7 +296,7 @@ async def _fail_over(site: Site, pool: str) -> None:
     await _ask(site, "failover g0")
 
 
-async def _ask(site: Site, request: str | None) -> None:
+async def _ask(site: Site, request: str) -> None:
     await site.patch({"metadata": {"annotations": {"berth.dev/request": request}}})
 
 
@@ -452,6 +445,6 @@ _register("suspected", _two_full_nodes, _lose_a_node, _cut_off_and_back, node_si
 _register("force-delete", _beside_a_dead_node, _let_time_pass, _only_the_living)
 _register("move", _placed_by_berth, _move, _judging)
 _register("take-back", _moved, _take_back, _back)
-_register("complete", _judged_soon, _let_the_deadline_pass, _arrived)
+_register("complete", _moved, _let_the_deadline_pass, _arrived)
 _register("abandon", _without_a_token, _let_the_deadline_pass, _back)
 _register("delete", _one_group, _delete, _gone)

@@ -29,6 +29,7 @@ from berth.core.announce import Announcement, announcements
 from berth.core.conditions import ACCEPTED, PLACED, READY, STALLED, Condition, merge
 from berth.core.failures import IN_PLACE, UNREACHABLE, doubted_node
 from berth.core.groups import State
+from berth.core.moves.course import ended_ids
 from berth.core.moves.decision import Move
 from berth.core.observed import Shortage, Snapshot
 from berth.core.placement.current import Current
@@ -171,7 +172,8 @@ class Reconciler:
         orders = self._orders(plan, memory)
         outcome = await self._executor.run(key.namespace, orders, lambda order: self._claim(key, snapshot, plan, order))
         if wish.request is not None and wish.move is not None:
-            begun = frozenset({plan.move.course.id}) if plan.move and plan.move.convoy else frozenset()
+            under_way = {plan.move.course.id} if plan.move and plan.move.convoy else set()
+            begun = under_way | ended_ids(snapshot.raw.get("status") or {})
             shortage = next((each.message for each in outcome.shortages.values()), "")
             deadline = seconds(snapshot.deployment.spec.update.deadline)
             plan = replace(plan, reply=reply_to_move(wish, snapshot, begun, shortage, deadline))

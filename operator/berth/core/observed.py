@@ -123,6 +123,8 @@ class Group:
     """Since when it has requests in place of others (Unix seconds)."""
     move_result: str = ""
     """How the move ends, once it is taken back."""
+    answered: str = ""
+    """The last answer to a person's request, as it was when the group was marked with it."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """The ReplicaGroup's status as it was read back."""
     members: tuple[Member, ...] = ()

@@ -49,7 +49,7 @@ from berth.core.render import (
     render_pods,
     render_services,
 )
-from berth.core.requests import NOTHING, Reply, Request, Wish, answered_at
+from berth.core.requests import NOTHING, Reply, Request, Wish, answered_at, remember
 from berth.core.rollout import Rollout, RolloutPolicy, plan_rollout
 from berth.core.wanted import Defaults, Wanted, resolve
 from berth.errors import InvalidSpec
@@ -163,6 +163,7 @@ def _plan(
         if move is not None:
             actions += move_orders(move, step, newcomers, snapshot.now)
         actions += unmark(snapshot.groups, ended_ids(snapshot.raw.get("status") or {}))
+        actions += remember(snapshot)
         actions += _left_over(snapshot, templates)
     return Plan(
         actions=tuple(actions),

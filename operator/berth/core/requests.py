@@ -5,18 +5,24 @@
     rollback                          take the move under way back
 
 A last word `@...` makes the same request another one: `failover g1 @2026-01-31T12:00:00Z`. Each text is dealt with
-once; what came of it is in `status.request`.
+once, however long the annotation stays. What came of it is in `status.request`, and as long as the annotation asks for
+it also on every ReplicaGroup: an answer that only status had would be lost with it, and the request carried out again.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from pydantic import ValidationError
+
 from berth import labels
 from berth.api.placement import MAX_GROUPS, CopyShape
+from berth.api.status import RequestStatus
+from berth.core.actions import Mark
 from berth.core.moves.decision import Move
 from berth.core.observed import Snapshot
 from berth.core.timestamps import timestamp, unix_seconds
@@ -101,24 +107,42 @@ def text_of(snapshot: Snapshot) -> str:
 def pending(snapshot: Snapshot) -> Request | None:
     """The request that is still to be dealt with. Raises InvalidSpec where it cannot be read."""
     text = text_of(snapshot)
-    known = _known(snapshot)
-    if not text or (known.get("text") == text and known.get("result") != "Waiting"):
-        return None
-    return parse(text)
+    return parse(text) if text and not _is_final(last_answer(snapshot), text) else None
+
+
+def last_answer(snapshot: Snapshot) -> Mapping[str, Any]:
+    """`status.request` as it was left: the latest of what status says and what the groups remember."""
+    told = (snapshot.raw.get("status") or {}).get("request") or {}
+    remembered = map(_read, sorted({group.answered for group in snapshot.groups if group.answered}))
+    return max((told, *(each for each in remembered if _at(each) <= snapshot.now)), key=_at)
 
 
 def answered_at(snapshot: Snapshot) -> float:
     """When a request was answered last (Unix seconds); what happened earlier does not answer the pending one."""
-    return unix_seconds(_known(snapshot).get("at")) or 0.0
+    return _at(last_answer(snapshot))
 
 
-def reply_to_move(wish: Wish, snapshot: Snapshot, begun: frozenset[str], shortage: str, deadline: float) -> Reply:
+def remember(snapshot: Snapshot) -> list[Mark]:
+    """Writes the answer that status has on the groups, while the annotation still asks for what it answers.
+
+    Groups that failed remember it too: they may be all there is, for a moment.
+    """
+    answer = last_answer(snapshot)
+    if not _is_final(answer, text_of(snapshot)):
+        return []
+    memory = json.dumps(dict(answer), sort_keys=True)
+    staying = (each for each in snapshot.groups if each.lifecycle != labels.RETIRING and not each.deleting)
+    return [Mark(group, {}, {labels.ANSWERED: memory}) for group in staying if group.answered != memory]
+
+
+def reply_to_move(wish: Wish, snapshot: Snapshot, begun: Collection[str], shortage: str, deadline: float) -> Reply:
     """`begun` are the moves that are under way or ended; `deadline` is in seconds from the first look."""
     assert wish.move is not None
     if wish.move.id in begun:
         return Reply("Done", f"move {wish.move.id} has begun")
     why = shortage or "the deployment is not at rest"
-    since = unix_seconds(_known(snapshot).get("at")) if _known(snapshot).get("result") == "Waiting" else None
+    before = last_answer(snapshot)
+    since = unix_seconds(before.get("at")) if before.get("result") == "Waiting" else None
     if since is not None and snapshot.now - since >= deadline:
         return Reply("Refused", f"abandoned, no capacity by the deadline: {why}")
     return Reply("Waiting", why)
@@ -126,11 +150,23 @@ def reply_to_move(wish: Wish, snapshot: Snapshot, begun: frozenset[str], shortag
 
 def request_status(snapshot: Snapshot, reply: Reply) -> dict[str, Any]:
     """`status.request` after a look at it."""
-    before, text = _known(snapshot), text_of(snapshot)
+    before, text = last_answer(snapshot), text_of(snapshot)
     same = (before.get("text"), before.get("result")) == (text, reply.result)
     at = before["at"] if same and before.get("at") else timestamp(snapshot.now)
     return {"text": text, "result": reply.result, "message": reply.message[:1024], "at": at}
 
 
-def _known(snapshot: Snapshot) -> Mapping[str, Any]:
-    return (snapshot.raw.get("status") or {}).get("request") or {}
+def _is_final(answer: Mapping[str, Any], text: str) -> bool:
+    return bool(text) and answer.get("text") == text and answer.get("result") != "Waiting"
+
+
+def _at(answer: Mapping[str, Any]) -> float:
+    return unix_seconds(answer.get("at")) or 0.0
+
+
+def _read(memory: str) -> Mapping[str, Any]:
+    """What a group remembers; nothing where somebody else wrote something else there."""
+    try:
+        return RequestStatus.model_validate_json(memory).model_dump(exclude_none=True)
+    except ValidationError:
+        return {}

@@ -26,7 +26,7 @@ from berth.core.moves.underway import moves_status, shown
 from berth.core.observed import Group, Shortage, Snapshot
 from berth.core.placement import tell
 from berth.core.plan import Plan
-from berth.core.requests import request_status
+from berth.core.requests import last_answer, request_status
 from berth.core.timestamps import timestamp
 from berth.core.wanted import Wanted
 
@@ -86,8 +86,8 @@ def build_status(
         status["moves"] = moves
     if plan.reply is not None:
         status["request"] = request_status(snapshot, plan.reply)
-    elif stored.get("request"):
-        status["request"] = stored["request"]
+    elif answer := last_answer(snapshot):
+        status["request"] = dict(answer)
     failover = latest(snapshot.groups, plan.failovers)
     if failover or stored.get("lastFailover"):
         status["lastFailover"] = failover or stored["lastFailover"]

@@ -115,7 +115,7 @@ async def test_a_move_without_room_for_all_its_groups_is_abandoned_at_the_deadli
     await eventually(given_back)
 
 
-async def test_groups_that_never_serve_end_it_and_nobody_notices(
+async def test_groups_that_never_serve_end_it_and_nobody_notices_or_asks_again_when_status_is_lost(
     stage: Stage, leaders: ScriptedLeaders, clock: Clock
 ) -> None:
     serving = await stage.site.serving()
@@ -137,6 +137,16 @@ async def test_groups_that_never_serve_end_it_and_nobody_notices(
     assert ended["result"] == "Abandoned"
     assert "did not serve by the deadline" in ended["reason"]
     assert await stage.site.serving() == serving
+    before = await stage.reply()
+    await stage.site.wipe_status()
+
+    async def remembered() -> bool:
+        assert await stage.reply() == before
+        return True
+
+    await eventually(remembered)
+    assert {each["spec"]["allocation"]["pool"] for each in await stage.site.groups()} == {stage.here}
+    assert not await stage.moves()
 
 
 async def test_a_spec_that_changes_on_the_way_ends_the_move(stage: Stage, leaders: ScriptedLeaders) -> None:

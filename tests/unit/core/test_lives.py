@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from berth.core.requests import Request, Wish
+import pytest
+
+from berth import labels
+from berth.core.requests import NOTHING, Request, Wish, pending
 from berth.core.timestamps import timestamp
 from tests.unit.core.simulation import Simulation, deployment
 
@@ -61,3 +64,58 @@ def test_the_same_words_ask_again_once_something_else_was_answered() -> None:
     simulation.wish = Wish()
     run(simulation)
     assert lives(simulation) == {"g0-1", "g0-2", "g0-3"}
+
+
+def asked(simulation: Simulation, passes: int = 12) -> None:
+    """Passes that deal with the annotation."""
+    for _ in range(passes):
+        request = pending(simulation.snapshot())
+        simulation.wish = Wish(request) if request is not None else NOTHING
+        run(simulation, 1)
+
+
+def test_what_was_asked_for_once_is_not_done_again_when_nothing_but_groups_remembers_it() -> None:
+    simulation = Simulation(deployment(groups=2))
+    run(simulation)
+    simulation.stored["metadata"]["annotations"] = {labels.REQUEST: "failover g0"}
+    asked(simulation)
+    told = simulation.stored["status"]["request"]
+    simulation.now += 7200
+    asked(simulation)
+    assert lives(simulation) == {"g0-2", "g1-1"}, "the evidence is forgotten"
+    for _ in range(3):
+        simulation.stored.pop("status")
+        asked(simulation)
+        assert lives(simulation) == {"g0-2", "g1-1"}
+        assert simulation.stored["status"]["request"] == told
+    simulation.stored["metadata"]["annotations"] = {labels.REQUEST: "failover g0 @again"}
+    asked(simulation)
+    assert lives(simulation) == {"g0-2", "g0-3", "g1-1"}
+
+
+@pytest.mark.parametrize(
+    "memory", ["", "{", "[]", '{"text": 3}', '{"text": "failover g0", "result": "Done", "at": "2999-01-01T00:00:00Z"}']
+)
+def test_a_memory_that_somebody_edited_answers_nothing(memory: str) -> None:
+    simulation = Simulation(deployment(groups=1))
+    run(simulation)
+    for group in simulation.groups.values():
+        group["metadata"]["annotations"][labels.ANSWERED] = memory
+    simulation.stored["metadata"]["annotations"] = {labels.REQUEST: "failover g0"}
+    asked(simulation)
+    assert lives(simulation) == {"g0-1", "g0-2"}
+
+
+def test_an_answer_of_an_old_backup_does_not_ask_again() -> None:
+    simulation = Simulation(deployment(groups=2))
+    run(simulation)
+    simulation.stored["status"]["request"] = {"text": "rollback", "result": "Refused", "at": timestamp(simulation.now)}
+    backup = dict(simulation.stored["status"])
+    simulation.now += 60
+    simulation.stored["metadata"]["annotations"] = {labels.REQUEST: "failover g0"}
+    asked(simulation)
+    simulation.now += 7200
+    asked(simulation)
+    simulation.stored["status"] = backup
+    asked(simulation)
+    assert lives(simulation) == {"g0-2", "g1-1"}

@@ -19,7 +19,7 @@ from berth.api.status import MAX_RECENT_MOVES
 from berth.core.actions import Action, Mark, Reserve
 from berth.core.groups import Judgement, retire
 from berth.core.moves import machine
-from berth.core.moves.course import Convoy, Course, convoy_in
+from berth.core.moves.course import Convoy, Course, convoy_in, ended_ids
 from berth.core.moves.decision import HOLDS, Hold, Move
 from berth.core.moves.decision import Verdict as Decided
 from berth.core.moves.verdict import Verdict, verdict
@@ -78,6 +78,8 @@ def _begin(snapshot: Snapshot, asked: Move | None) -> Course | None:
         group.move_id for group in snapshot.groups
     )
     if asked is None or not quiet or spec.pause != "None" or spec.update.surge == "Never":
+        return None
+    if asked.id in ended_ids(snapshot.raw.get("status") or {}):
         return None
     return course_of(asked, spec, snapshot.now, _load(snapshot), _misses(snapshot))
 
