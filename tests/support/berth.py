@@ -33,6 +33,8 @@ class ScriptedLeaders:
     """Addresses that nothing is heard from; "*" is everybody."""
     frozen: set[str] = field(default_factory=set)
     """Addresses whose engine has work and makes no progress; "*" is everybody."""
+    stubborn: set[str] = field(default_factory=set)
+    """Addresses that go on draining though told to take requests again."""
     in_flight_by_address: dict[str, int] = field(default_factory=dict)
     drained: list[str] = field(default_factory=list)
     draining: set[str] = field(default_factory=set)
@@ -66,7 +68,8 @@ class ScriptedLeaders:
 
     async def resume(self, address: str) -> None:
         self._reach(address)
-        self.draining.discard(address)
+        if address not in self.stubborn:
+            self.draining.discard(address)
 
 
 EDGES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)

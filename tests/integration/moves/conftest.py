@@ -26,6 +26,8 @@ class Stage:
     site: Site
     here: str
     there: str
+    leaders: ScriptedLeaders
+    clock: Clock
 
     async def ask(self, request: str) -> None:
         await self.site.patch({"metadata": {"annotations": {REQUEST: request}}})
@@ -50,6 +52,29 @@ class Stage:
 
         return await eventually(reached)
 
+    async def hold(self, phase: str) -> dict[str, Any]:
+        """A move that stays in this phase, as long as nothing else happens."""
+        old = {pod["status"]["podIP"] for pod in await self.site.pods()}
+        match phase:
+            case "Reserving":
+                await self.ask(f"move {self.there} bf16 tp8 x3")  # of two nodes
+            case "WarmingUp":
+                self.leaders.silent.add("*")
+                await self.ask(f"move {self.there} bf16 tp1 x2")
+            case "Judging":
+                await self.ask(f"move {self.there} bf16 tp1 x2")
+            case "Draining":
+                self.leaders.in_flight_by_address |= dict.fromkeys(old, 1)
+                await self.hold("Judging")
+                self.clock.ahead += 1300
+                await self.site.patch({"metadata": {"annotations": {"wake": "up"}}})
+            case "Reverting":
+                self.leaders.stubborn |= old
+                await self.hold("Judging")
+                await eventually(lambda: _all_of(old, self.leaders.draining))
+                await self.ask("rollback")
+        return await self.until_phase(phase)
+
     async def until_ended(self, timeout: float = PATIENCE) -> dict[str, Any]:
         """The move that ended last, once no group bears its marks."""
 
@@ -63,6 +88,10 @@ class Stage:
             return ended
 
         return await eventually(over, timeout=timeout)
+
+
+async def _all_of(wanted: set[str], found: set[str]) -> bool:
+    return wanted <= found
 
 
 def least_routed(changes: list[Change], before: int) -> int:
@@ -89,11 +118,11 @@ async def berth(
 
 
 @pytest.fixture
-async def stage(site: Site, berth: RunningBerth) -> Stage:
+async def stage(site: Site, berth: RunningBerth, leaders: ScriptedLeaders, clock: Clock) -> Stage:
     here = await pool(site, "A100-SXM-40", pricePerGPUHour="0.90")
     there = await pool(site, "H100-SXM-80", pricePerGPUHour="9.90")
     await site.cluster.create(automatic(site, pools=(here, there), replicaGroups={"minAvailable": 2}))
     await site.settled()
-    found = Stage(site, here, there)
+    found = Stage(site, here, there, leaders, clock)
     assert set(await found.serving_pools()) == {here}
     return found

@@ -217,6 +217,46 @@ def test_without_surge_no_move_begins() -> None:
     assert simulation.served() == 2
 
 
+def hold(simulation: Moving, phase: str) -> None:
+    """The first pass after which the move is in this phase."""
+
+    def current() -> str:
+        return str((simulation.stored["status"].get("moves") or {}).get("current", {}).get("phase"))
+
+    if phase == "Reverting":
+        hold(simulation, "Judging")
+        simulation.rollback = True
+    elif phase == "Draining":
+        hold(simulation, "Judging")
+        simulation.busy = True
+        simulation.now += DEADLINE
+    until(simulation, lambda: current() == phase)
+
+
+BEFORE, AFTER = ("Abandoned", "h100"), ("Completed", "a100")
+HOW_IT_ENDS = {
+    "Reserving": BEFORE,
+    "Starting": BEFORE,
+    "WarmingUp": BEFORE,
+    "Flipping": AFTER,
+    "Judging": AFTER,
+    "Draining": AFTER,
+    "Reverting": ("RolledBack", "h100"),
+}
+
+
+@pytest.mark.parametrize(("phase", "end"), HOW_IT_ENDS.items())
+def test_in_every_phase_an_edit_of_the_spec_ends_it_on_the_side_that_serves(phase: str, end: tuple[str, str]) -> None:
+    simulation = Moving()
+    if phase == "Reserving":
+        simulation.nodes |= {"node-2": 4, "node-3": 0}
+    hold(simulation, phase)
+    edit(simulation, 1)
+    settle(simulation)
+    assert (simulation.recent()[0]["result"], *{_pool_of(group) for group in simulation.groups.values()}) == end
+    assert len(simulation.recent()) == 1
+
+
 # --- anything may happen ----------------------------------------------------------------------------------------------
 def _pick(found: list[Any], number: int) -> list[Any]:
     return [found[number % len(found)]] if found else []
