@@ -128,13 +128,14 @@ class Bench:
         found = await self.client.get(LLM_DEPLOYMENT, NAMESPACE, name)
         await self.client.delete(LLM_DEPLOYMENT, NAMESPACE, name, uid=found["metadata"]["uid"])
         gone = await self.until(lambda: not self.groups.store.all())
+        left = [each for watched in (self.groups, self.pods) for each in watched.store.all()]
         for pod in self.pods.store.all():
             metadata = pod["metadata"]
             with suppress(NotFound, Conflict):
                 await self.client.delete(POD, NAMESPACE, metadata["name"], uid=metadata["uid"], grace_seconds=0)
         gone = gone and await self.until(lambda: not any(node["pods"] for node in self.status()["nodes"]))
         if not gone:
-            raise SystemExit(f"{name} does not go: {self.status()}")
+            raise SystemExit(f"{name} does not go: {left or self.status()}")
 
 
 def add_line(result: Any, out: Path | None, stream: Any) -> None:
