@@ -177,7 +177,7 @@ class CurrentMove(Model):
     id: Name
     """Identifier, also on the groups' labels."""
     phase: Name | None = None
-    """Reserving, Starting, WarmingUp, Flipping, Judging, Draining or Reverting."""
+    """Reserving, Starting, WarmingUp, Flipping, Judging, Draining or Reverting; without surge Replacing first."""
     from_: Annotated[DecidedAllocations, Field(alias="from")] = ()
     """The placement that is left."""
     to: DecidedAllocations = ()

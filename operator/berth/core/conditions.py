@@ -72,7 +72,7 @@ REASONS: Final[Mapping[str, str]] = {
     "WaitingForCapacity": "No pool has the free GPUs that the next group needs; the message says how many are missing.",
     "LimitReached": "objectives.limits leaves no room for the next group.",
     "NamespaceLimitReached": "The operator's settings let no namespace hold more groups or GPUs than this one has.",
-    "NoSurgePossible": "An update needs spare GPUs or one group less and has neither; or update.surge forbids a move.",
+    "NoSurgePossible": "An update, or a move with surge Never, needs spare GPUs or one group less and has neither.",
     "EnoughGroups": "At least the needed groups serve.",
     "TooFewGroups": "Fewer groups serve than are needed.",
     "AllGroupsServe": "Every wanted group serves.",

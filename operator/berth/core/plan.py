@@ -125,6 +125,9 @@ def _plan(
     judgements = {group.name: _judge(group, snapshot, templates, policy, trusted) for group in snapshot.groups}
     reply = _fail_over(wish.request, snapshot, judgements) or wish.reply
     must_serve = needed(deployment, wanted) if wanted else deployment.spec.replica_groups.min_available
+    if move is not None and wanted is not None and move.exchanging(snapshot.groups):
+        wanted = replace(wanted, count=max(wanted.count, move.course.start.groups))
+        must_serve = max(must_serve, move.course.leaves)
     if deployment.metadata.deletion_timestamp:
         return Plan(judgements=judgements, wanted=wanted, needed=must_serve, refusal=refusal)
     unplaced = Rollout(blocked=decision.shortage if decision else None)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 
 from berth import labels
 from berth.core.observed import Group, Shortage
@@ -104,6 +105,8 @@ def plan_rollout(
         slot: setback(groups, slot, policy.template_hash, shortages.get(slot), policy.recovery, now, jitter)
         for slot in slots
     }
+    draining = {} if policy.surge else _on_their_way_out(groups, now)
+    missing = [slot for slot in missing if slot not in draining]
     budget = _GPUBudget(groups, policy)
     create: list[NewGroup] = []
     blocked: Shortage | None = None
@@ -135,7 +138,7 @@ def plan_rollout(
         blocked = blocked or shortages.get(slot)
     started = _unproven(alive, serving, policy, outdated, restless) if policy.changes_allowed else []
     left = {group.name: (group.waiting_since or now) + policy.deadline - now for group in started}
-    delays = [*left.values()]
+    delays = [*left.values(), *draining.values()]
     delays += [each.delay for each in waiting if each.holds]
     return Rollout(
         tuple(create),
@@ -144,11 +147,25 @@ def plan_rollout(
         blocked,
         "; ".join(each.spent for each in waiting if each.spent),
         "; ".join(each.backing_off for each in waiting if each.backing_off),
-        min((delay for delay in delays if delay > 0), default=None),
+        min((delay for delay in delays if 0 < delay < inf), default=None),
         updating=bool(outdated),
         displaced=tuple(group for group in restless if group not in retire) if policy.changes_allowed else (),
         held=away.held,
     )
+
+
+def _on_their_way_out(groups: Iterable[Group], now: float) -> dict[int, float]:
+    """Slots of groups that drain or end, with the seconds their pods still have where they were told to end.
+
+    Two of one slot, one of them on its way out, would be a surge too. A pod that outstays its time is not waited for:
+    its node may never say that it is gone.
+    """
+    found = {}
+    for group in groups:
+        left = [member.deleted_at - now if member.deleted_at is not None else inf for member in group.members]
+        if group.lifecycle == labels.RETIRING and any(each > 0 for each in left):
+            found[group.group] = max(left)
+    return found
 
 
 def next_incarnation(groups: Iterable[Group], former: Mapping[int, int], slot: int) -> int:

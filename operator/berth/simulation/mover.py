@@ -17,7 +17,7 @@ from berth.api.replicagroup import GroupAllocation
 from berth.core import observed
 from berth.core.actions import Mark
 from berth.core.groups import AWAITING_FLIP, Judgement, State
-from berth.core.moves import machine
+from berth.core.moves import machine, swap
 from berth.core.moves.course import Course, convoy_of
 from berth.core.moves.decision import Move
 from berth.core.moves.verdict import SETTLING_SECONDS, Verdict, weighed
@@ -48,8 +48,9 @@ class Moving:
         shown = {group.name: _shown(group, minute) for group in groups}
         convoy = convoy_of(shown.values(), ())
         if convoy is None:
-            return None
-        return machine.step(
+            return swap.begin(self.course, shown.values()) if self.course.swap else None
+        follow = swap.step if self.course.swap else machine.step
+        return follow(
             machine.Situation(
                 convoy=convoy,
                 groups=tuple(shown.values()),
@@ -112,18 +113,51 @@ def carry_out(
                 continue
         assert step is not None
         routed = {group.name for group in groups if group.routed}
+        judged = any(group.flipped_at is not None for group in groups)
         by_name = {group.name: group for group in groups}
         for mark in step.marks:
             _write(by_name[mark.group.name], mark)
+        if moving.course.swap and not judged and any(group.flipped_at is not None for group in groups):
+            flipped()
         for gone in step.retire:
             remove(by_name[gone.name])
         if routed != {group.name for group in groups if group.routed} and not step.retire:
             flipped()
         if step.ended is not None:
             return step.ended
-        if not step.marks and not step.retire:
+        exchanged = (
+            moving.course.swap and step.phase != "Judging" and _exchange(moving, step, groups, minute, remove, start)
+        )
+        if not step.marks and not step.retire and not exchanged:
             return None
     return None
+
+
+def _exchange(
+    moving: Moving,
+    step: machine.Step,
+    groups: Sequence[Group],
+    minute: int,
+    remove: Callable[[Group], None],
+    start: Callable[[Layout], Group | None],
+) -> bool:
+    """What the rollout does of a swap, one group at a time: one leaves, one comes in its place and is waited for."""
+    course = moving.course
+    to = course.start if step.phase == "Reverting" else course.to
+    arriving = [group for group in groups if group.layout.shape == Layout.of(to).shape]
+    leaving = [group for group in groups if group not in arriving]
+    moving.shortage = ""
+    if len(groups) < course.start.groups and len(arriving) < to.groups:
+        group = start(Layout.of(to))
+        if group is None:
+            moving.shortage = "no room, or the engine does not load there"
+            return False
+        group.routed = True
+        return True
+    if leaving and all(_serves(group, minute) for group in groups) and len(groups) > course.leaves:
+        remove(leaving[-1])
+        return True
+    return False
 
 
 def _bring(moving: Moving, groups: Sequence[Group], start: Callable[[Layout], Group | None]) -> bool:
@@ -199,6 +233,7 @@ def _write(group: Group, mark: Mark) -> None:
         group.role = mark.labels[labels.ROLE] or ""
         routed: Mapping[str, bool] = {labels.INCUMBENT: True, labels.OUTGOING: False, "": True}
         group.routed = routed.get(group.role, group.routed)
+    group.move_record = mark.annotations.get(labels.MOVE) or group.move_record
     if flipped := mark.annotations.get(labels.FLIPPED_AT):
         group.flipped_at = unix_seconds(flipped)
     if result := mark.annotations.get(labels.MOVE_RESULT):

@@ -109,6 +109,17 @@ def least_routed(changes: list[Change], before: int) -> int:
     return fewest or 0
 
 
+def most_alive(changes: list[Change]) -> int:
+    """The most pods at any moment that were not told to end, out of the same."""
+    alive: set[str] = set()
+    most = 0
+    for change in changes:
+        gone = change.type == "DELETED" or "deletionTimestamp" in change.object["metadata"]
+        alive = alive - {change.name} if gone else alive | {change.name}
+        most = max(most, len(alive))
+    return most
+
+
 @pytest.fixture
 async def berth(
     operator_kubeconfig: Path, site: Site, leaders: ScriptedLeaders, clock: Clock

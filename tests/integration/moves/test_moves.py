@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.moves.conftest import Stage, least_routed
+from tests.integration.moves.conftest import Stage, least_routed, most_alive
 from tests.support.berth import Clock, RunningBerth, ScriptedLeaders
 from tests.support.cluster import eventually
 
@@ -183,6 +183,27 @@ async def test_in_any_phase_a_wiped_status_loses_nothing_and_a_deleted_deploymen
         return True
 
     await eventually(nothing_left)
+
+
+async def test_without_surge_groups_change_places_one_by_one_and_back(stage: Stage) -> None:
+    site = stage.site
+    one_less = {"surge": "Never", "maxUnavailable": 1}
+    await site.patch({"spec": {"update": one_less, "replicaGroups": {"minAvailable": 1}, "scaling": {"min": 2}}})
+    await site.settled()
+    assert len(await stage.serving_pools()) == 2
+    async with site.recording("pods") as changes:
+        await stage.ask(f"move {stage.there} bf16 tp1 x2")
+        await stage.until_phase("Judging")
+        assert await stage.serving_pools() == [stage.there] * 2
+        await site.wipe_status()
+        await stage.until_phase("Judging")
+        await stage.ask("rollback")
+        ended = await stage.until_ended()
+        await site.settled()
+    assert ended["result"] == "RolledBack"
+    assert await stage.serving_pools() == [stage.here] * 2
+    assert least_routed(changes, 1) == 1
+    assert most_alive(changes) == 2
 
 
 async def test_too_few_of_the_new_groups_bring_the_old_ones_back(stage: Stage) -> None:

@@ -195,6 +195,27 @@ def test_without_surge_a_move_is_named_and_not_begun(breached: bool) -> None:
     assert reason(verdict) == "NoSurgePossible"
     assert "a100 bf16 tp4" in verdict.message
     assert "update.surge is Never" in verdict.message
+    assert "2 groups of 4 GPUs there do not fit in the place of 3 of 2" in verdict.message
+
+
+@pytest.mark.parametrize("breached", [False, True])
+@pytest.mark.parametrize(
+    ("needed", "cost_limit", "expected"),
+    [(2, None, ""), (3, None, "NoSurgePossible"), (2, 18.0, ""), (2, 17.0, "LimitReached")],
+    ids=["one to spare", "none to spare", "as dear as now", "dearer than allowed"],
+)
+def test_without_surge_groups_change_places_where_all_but_one_are_enough(
+    needed: int, cost_limit: float | None, expected: str, breached: bool
+) -> None:
+    found = weighed(option(8.0, 2.0), stay=OUT if breached else None)
+    wide = HERE.model_copy(update={"tensor_parallel": 4})
+    policy = replace(POLICY, surge=False, gpu_limit=12, cost_limit=cost_limit)
+    state = replace(BREACHED if breached else WELL, needed=needed)
+    verdict = best(NOW, policy, Past(), state, found, wide, SLOW_POOL)
+    if expected:
+        assert reason(verdict) == expected
+    else:
+        assert verdict == (found.options[0], "Objectives" if breached else "Cost")
 
 
 def test_a_breach_that_more_groups_cannot_cure_is_left_though_the_models_would_count_them() -> None:

@@ -48,9 +48,11 @@ ROLLBACK = Wish(Request("rollback", "rollback"))
 class Moving(Simulation):
     """Two pools of two nodes each; the deployment serves on h100 and is asked to move to a100."""
 
-    def __init__(self, room: int = 2) -> None:
-        stored = deployment(groups=2, min_available=2)
-        stored["spec"] |= {"traffic": TRAFFIC, "placement": {"mode": "Auto"}}
+    move = MOVE
+
+    def __init__(self, room: int = 2, **spec: Any) -> None:
+        stored = deployment(groups=self.move.start.groups, min_available=2)
+        stored["spec"] |= {"traffic": TRAFFIC, "placement": {"mode": "Auto"}, **spec}
         super().__init__(stored, nodes=2 + room)
         a100 = {**POOL, "metadata": {"name": "a100", "uid": "pool-2"}, "spec": {**POOL["spec"], "gpu": "A100-SXM-40"}}
         self.pools = {"h100": POOL, "a100": a100}
@@ -58,7 +60,7 @@ class Moving(Simulation):
         self.rollback = False
         for _ in range(12):
             self.step()
-        assert self.served() == 2
+        assert self.served() == self.move.start.groups
 
     def _nodes_of(self, pool: str) -> set[str]:
         first, rest = list(self.nodes)[:2], list(self.nodes)[2:]
@@ -78,7 +80,8 @@ class Moving(Simulation):
     def run_pass(self, cut: int | None = None) -> Plan:
         snapshot = self.snapshot()
         now = in_force(snapshot)
-        allocation = THERE if now is not None and now.allocation.pool == THERE.pool else HERE
+        there = now is not None and now.allocation.pool == self.move.to.pool
+        allocation = self.move.to if there else self.move.start
         record = {
             "allocations": [allocation.model_dump(by_alias=True, exclude_none=True, mode="json")],
             "specHash": spec_hash(snapshot.deployment.spec),
@@ -87,7 +90,7 @@ class Moving(Simulation):
         self.decision = Decision(allocation, 2, {"placement": record})
         convoy = convoy_in(snapshot)
         begins = self.wants_to_move and convoy is None and len(self.history) > 0 and self.served() >= 2
-        self.wish = ROLLBACK if self.rollback else Wish(move=MOVE) if begins and self.started else NOTHING
+        self.wish = ROLLBACK if self.rollback else Wish(move=self.move) if begins and self.started else NOTHING
         before = {name for name, group in self.groups.items() if self.serves(group)}
         plan = super().run_pass(cut)
         lost = {

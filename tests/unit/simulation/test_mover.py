@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -27,18 +29,18 @@ LOADS = 3
 class Scene:
     """Two groups that serve, a move that begins at minute 0, and as many new groups as there is `room` for."""
 
-    def __init__(self, misses: float = 0.0, room: int = 2) -> None:
+    def __init__(self, misses: float = 0.0, room: int = 2, **course: Any) -> None:
         self.misses, self.room, self.flips = misses, room, 0
         self.groups = [Group(f"g{n}", Layout.of(HERE), (), serves_from=0) for n in range(2)]
-        course = Course("id", HERE, THERE, "Cost", "saves", 0.0, spec_hash(SPEC), needed=2, load=5.0, misses=0.01)
-        self.moving = Moving(None, course, SPEC, begun=0)  # type: ignore[arg-type]  # only its course counts here
-        self.fewest = 2
+        begun = Course("id", HERE, THERE, "Cost", "saves", 0.0, spec_hash(SPEC), needed=2, load=5.0, misses=0.01)
+        self.moving = Moving(None, replace(begun, **course), SPEC, begun=0)  # type: ignore[arg-type]  # only its course counts here
+        self.fewest = self.most = 2
 
     def start(self, layout: Layout) -> Group | None:
         if self.room <= 0:
             return None
         self.room -= 1
-        group = Group(f"n{self.room}", layout, (), serves_from=self.minute + LOADS, routed=False)
+        group = Group(f"n{self.room}-{self.minute}", layout, (), serves_from=self.minute + LOADS, routed=False)
         self.groups.append(group)
         return group
 
@@ -56,7 +58,7 @@ class Scene:
                 self.moving, self.groups, self.minute, self.look, self.groups.remove, self.start, self.flipped
             )
             serving = [g for g in self.groups if g.routed and g.serves_from <= self.minute]
-            self.fewest = min(self.fewest, len(serving))
+            self.fewest, self.most = min(self.fewest, len(serving)), max(self.most, len(self.groups))
             if ended is not None:
                 return ended
         raise AssertionError("it does not end")
@@ -101,3 +103,22 @@ def test_new_groups_that_are_lost_while_they_are_judged_are_not_kept() -> None:
     ended = scene.until_over(lose)
     assert (ended.result, scene.pools()) == ("Abandoned", ["h100", "h100"])
     assert "1 of 2 needed groups serve" in ended.reason
+
+
+@pytest.mark.parametrize(("misses", "ends"), [(0.0, ("Completed", "a100")), (0.6, ("RolledBack", "h100"))])
+def test_without_surge_groups_change_places_one_by_one_there_and_back(misses: float, ends: tuple[str, str]) -> None:
+    scene = Scene(misses, room=9, swap=True, leaves=1)
+    ended = scene.until_over()
+    assert (ended.result, set(scene.pools())) == (ends[0], {ends[1]})
+    assert (scene.fewest, scene.most, scene.flips) == (1, 2, 1)
+
+
+def test_without_surge_and_room_they_change_back_at_the_deadline() -> None:
+    scene = Scene(room=0, swap=True, leaves=1)
+
+    def room_again(minute: int) -> None:
+        scene.room = 1 if minute == 45 else scene.room
+
+    ended = scene.until_over(room_again)
+    assert (ended.result, scene.pools()) == ("Abandoned", ["h100"])
+    assert "no room" in ended.reason

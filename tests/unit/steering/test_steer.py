@@ -117,6 +117,19 @@ def test_a_much_cheaper_pool_is_a_move_with_all_that_whoever_carries_it_out_need
     assert again.id == move.id
 
 
+@pytest.mark.parametrize(("needed", "begins"), [(2, True), (3, False)])
+def test_without_surge_the_same_move_is_one_by_one_where_a_group_can_be_spared(needed: int, begins: bool) -> None:
+    at = situation(reading(), {"update": {"surge": "Never", "maxUnavailable": 1}})
+    verdict = look(replace(at, groups_for_traffic=needed)).verdict
+    if begins:
+        assert isinstance(verdict, Move)
+        assert (verdict.to.pool, verdict.swap, verdict.leaves, verdict.price) == ("cheap", True, 2, 0.0)
+        assert verdict.to.groups * verdict.to.gpus <= HERE.groups * HERE.gpus
+    else:
+        assert isinstance(verdict, Hold)
+        assert verdict.reason == "NoSurgePossible"
+
+
 def test_advise_gives_the_same_move_as_an_advice() -> None:
     moved, advised = (
         look(situation(reading())),

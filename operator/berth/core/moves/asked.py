@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from berth.core.moves.decision import Move
 from berth.core.moves.identity import layout_of
+from berth.core.moves.swap import why_not
 from berth.core.observed import Snapshot
 from berth.core.placement.decide import Decision, in_force
 from berth.core.placement.evaluate import Estimates, Memory
@@ -26,8 +27,6 @@ def move_asked_for(snapshot: Snapshot, asked: Request, supplies: Iterable[Supply
     where = f"{asked.to.pool} {asked.to.variant} tp{asked.to.tensor_parallel} pp{asked.to.pipeline_parallel}"
     if snapshot.deployment.spec.placement.mode != "Auto":
         raise _refusal("placement.mode is Fixed: edit spec.placement.fixed instead")
-    if snapshot.deployment.spec.update.surge == "Never":
-        raise _refusal("a move holds both sides at once, and update.surge is Never: set it to WhenCapacity first")
     if now is None or not any(group.alive for group in snapshot.groups):
         raise _refusal("nothing is placed yet: there is nothing to move")
     if layout_of(now.allocation) == layout_of(asked.to):
@@ -45,6 +44,12 @@ def move_asked_for(snapshot: Snapshot, asked: Request, supplies: Iterable[Supply
         raise _refusal(f"{where}: {there.rejected.words}")
     here = size(posed, pools[now.allocation.pool], Layout.of(now.allocation), estimates, groups=now.allocation.groups)
     to = Layout.of(asked.to).allocation(there.groups)
+    spec = snapshot.deployment.spec
+    for_traffic = here.groups_for_traffic if now.groups_for_traffic is None else now.groups_for_traffic
+    leaves = min(max(for_traffic, spec.replica_groups.min_available), now.allocation.groups)
+    one_by_one = spec.update.surge == "Never"
+    if one_by_one and (words := why_not(now.allocation, to, leaves, _per_group(here), _per_group(there))):
+        raise _refusal(f"update.surge is Never, and groups cannot change places one by one: {words}")
     return Move(
         id=digest({"uid": snapshot.deployment.metadata.uid, "request": asked.text}, 8),
         start=now.allocation,
@@ -56,6 +61,8 @@ def move_asked_for(snapshot: Snapshot, asked: Request, supplies: Iterable[Supply
         capacity_from=_per_group(here),
         capacity_to=_per_group(there),
         cooldown=0.0,
+        swap=one_by_one,
+        leaves=leaves,
     )
 
 

@@ -51,6 +51,10 @@ class Course:
     """Measured when it was begun; None: not measured."""
     misses: float | None = None
     """Share of requests that missed an objective then."""
+    swap: bool = False
+    """Groups change places one by one: there is no room for both sides."""
+    leaves: int = 0
+    """Groups of `start` that had to serve when it was begun; of a swap."""
 
     @property
     def placement_hash(self) -> str:
@@ -64,6 +68,8 @@ class Course:
             "to": _dump(self.to),
             "began_at": timestamp(self.began_at),
         }
+        if not self.swap:
+            del record["swap"], record["leaves"]
         return json.dumps({key: value for key, value in record.items() if value is not None}, sort_keys=True)
 
     @classmethod
@@ -75,6 +81,8 @@ class Course:
             began_at = unix_seconds(raw["began_at"])
             start, to = Allocation.model_validate(raw["start"]), Allocation.model_validate(raw["to"])
             if began_at is None or not isinstance(raw["needed"], int) or not all(map(_is_number, _figures(raw))):
+                return None
+            if not isinstance(raw.get("swap", False), bool) or not isinstance(raw.get("leaves", 0), int):
                 return None
             return cls(**{**known, "start": start, "to": to, "began_at": began_at})
         except (ValueError, TypeError, KeyError, RecursionError, ValidationError):
@@ -102,14 +110,16 @@ class Convoy:
     @property
     def flipped(self) -> bool:
         """Whether the new placement is the one in force."""
-        return self.flipped_at is not None and not self.taken_back
+        return (self.course.swap or self.flipped_at is not None) and not self.taken_back
 
     @property
     def in_force(self) -> Allocation:
         return self.course.to if self.flipped else self.course.start
 
     def aside(self, groups: Iterable[Group]) -> frozenset[str]:
-        """Names of living groups of the placement that is not in force."""
+        """Names of living groups of the placement that is not in force, as far as it is a side of its own."""
+        if self.course.swap:
+            return frozenset()
         other = self.course.start if self.flipped else self.course.to
         return frozenset(group.name for group in groups if group.alive and laid_out_as(group, other))
 
@@ -127,6 +137,7 @@ def convoy_of(groups: Iterable[Group], ended: Iterable[str]) -> Convoy | None:
     def having(role: str) -> tuple[Group, ...]:
         return tuple(group for group in mine if group.alive and group.role == role)
 
+    told = next((group.move_result for group in mine if group.move_result), "")
     return Convoy(
         course,
         having(labels.INCOMING),
@@ -134,8 +145,8 @@ def convoy_of(groups: Iterable[Group], ended: Iterable[str]) -> Convoy | None:
         having(labels.OUTGOING),
         having(labels.RETURNING),
         min((group.flipped_at for group in mine if group.flipped_at is not None), default=None),
-        any(group.role == labels.RETURNING for group in mine),
-        next((group.move_result for group in mine if group.move_result), ""),
+        bool(told) if course.swap else any(group.role == labels.RETURNING for group in mine),
+        told,
         sum(bool(group.move_record) for group in mine),
     )
 

@@ -33,7 +33,7 @@ HOLDS: Final[dict[str, str]] = {
     "CoolingDown": "The last move was too recent.",
     "MovesOfTheDaySpent": "placement.moves.maxPerDay moves were begun within 24 hours.",
     "PoolBusy": "Enough other deployments are moving into or out of the pool.",
-    "NoSurgePossible": "A move holds both sides at once, and update.surge is Never.",
+    "NoSurgePossible": "update.surge is Never, and groups cannot change places one by one.",
     "LimitReached": "Both sides of the move together exceed objectives.limits.",
     "RolledBackBefore": "A move there was taken back.",
     "PoolTooSlow": "Steps on the pool took longer than is ever believed of one, less than a month ago.",
@@ -66,6 +66,10 @@ class Move:
     """The same of `to`; flips are sized by the smallest capacity / share of requests."""
     cooldown: float
     """Seconds after the move's end in which no other one is begun; for cost moves three pay-backs, if longer."""
+    swap: bool = False
+    """Groups are to change places one by one: update.surge is Never."""
+    leaves: int = 0
+    """Groups of `start` that must serve; of a swap."""
     saving: float | None = None
     """Expected per hour, in the pools' currency; None where there is no price."""
     saving_at_worst: float | None = None

@@ -26,7 +26,7 @@ from berth.core.moves.verdict import Verdict
 from berth.core.observed import Group
 from berth.core.timestamps import timestamp
 
-Phase = Literal["Reserving", "Starting", "WarmingUp", "Flipping", "Judging", "Draining", "Reverting"]
+Phase = Literal["Reserving", "Starting", "WarmingUp", "Flipping", "Replacing", "Judging", "Draining", "Reverting"]
 Result = Literal["Completed", "RolledBack", "Abandoned"]
 DRAINING: Final = "Draining"
 ASKED_FOR: Final = "taken back on request"

@@ -17,6 +17,7 @@ from berth.core.calibration.diagnose import Diagnosis
 from berth.core.calibration.shrink import LONGEST
 from berth.core.moves.decision import Cause, Hold
 from berth.core.moves.identity import placement_hash
+from berth.core.moves.swap import why_not
 from berth.core.moves.weigh import Option, Weighed
 
 DAY: Final = 86400.0
@@ -87,6 +88,8 @@ class State:
     """Steps take longer than is ever believed of a place, so what is believed of staying is too good."""
     too_slow: frozenset[str] = frozenset()
     """Pools of which the same was found lately: what is believed of any layout there is too good."""
+    needed: int = 0
+    """Groups of the placement in force that must serve."""
     day_known: bool = True
     moves_by_pool: Mapping[str, int] = field(default_factory=dict)
     """Moves of others that are under way, by each pool they touch."""
@@ -220,8 +223,7 @@ def _forbidden(
         if state.moves_by_pool.get(pool, 0) >= MOVES_PER_POOL:
             return Hold("PoolBusy", f"{MOVES_PER_POOL} other deployments are moving into or out of pool {pool}")
     if not policy.surge:
-        words = f"{candidate.layout} x {candidate.groups} would be better, but a move holds both sides at once and"
-        return Hold("NoSurgePossible", f"{words} update.surge is Never: WhenCapacity lets it move")
+        return _one_by_one(policy, state, option, found, in_force)
     held = in_force.groups * in_force.gpus
     if policy.gpu_limit is not None and held + candidate.gpus > policy.gpu_limit:
         return Hold(
@@ -232,4 +234,19 @@ def _forbidden(
         if here + there > policy.cost_limit:
             words = f"{here:.2f} per hour here and {there:.2f} there exceed limits.costPerHour {policy.cost_limit:g}"
             return Hold("LimitReached", words)
+    return None
+
+
+def _one_by_one(policy: Policy, state: State, option: Option, found: Weighed, in_force: Allocation) -> Hold | None:
+    """Why groups cannot change places, where there is no surge; no more GPUs are held than now if they can."""
+    candidate = option.candidate
+    to = candidate.layout.allocation(candidate.groups)
+    carried = [each.capacity.load if each.capacity is not None else 0.0 for each in (found.stay, candidate)]
+    if words := why_not(in_force, to, state.needed, *carried):
+        better = f"{candidate.layout} x {candidate.groups} would be better, but update.surge is Never and"
+        return Hold("NoSurgePossible", f"{better} {words}: WhenCapacity lets it move")
+    if policy.cost_limit is not None and candidate.cost is not None and found.in_force_per_hour is not None:
+        dearest = max(found.in_force_per_hour / in_force.groups, candidate.cost.per_hour / candidate.groups)
+        if (most := dearest * in_force.groups) > policy.cost_limit:
+            return Hold("LimitReached", f"up to {most:.2f} per hour exceed limits.costPerHour {policy.cost_limit:g}")
     return None

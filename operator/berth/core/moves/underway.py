@@ -18,8 +18,8 @@ from berth.api.placement import Allocation
 from berth.api.status import MAX_RECENT_MOVES
 from berth.core.actions import Action, Mark, Reserve
 from berth.core.groups import Judgement, retire
-from berth.core.moves import machine
-from berth.core.moves.course import Convoy, Course, convoy_in, ended_ids
+from berth.core.moves import machine, swap
+from berth.core.moves.course import Convoy, Course, convoy_in, ended_ids, laid_out_as
 from berth.core.moves.decision import HOLDS, Hold, Move
 from berth.core.moves.decision import Verdict as Decided
 from berth.core.moves.verdict import Verdict, verdict
@@ -49,6 +49,14 @@ class Underway:
     def aside(self, groups: Sequence[Group]) -> frozenset[str]:
         return self.convoy.aside(groups) if self.convoy is not None else frozenset()
 
+    def exchanging(self, groups: Sequence[Group]) -> bool:
+        """Whether groups of both sides carry the traffic together: those that come, of a swap, cannot alone yet."""
+        if self.convoy is None or not self.course.swap:
+            return False
+        mine = [each for each in groups if each.alive and laid_out_as(each, self.convoy.in_force)]
+        arrived = sum(group.leader is not None and group.leader.serving for group in mine)
+        return arrived < (self.course.needed if self.convoy.flipped else self.course.leaves)
+
     def newcomers(self, groups: Sequence[Group]) -> frozenset[str]:
         """Names of living groups that are brought in."""
         return frozenset(group.name for group in groups if group.alive and group.role == labels.INCOMING)
@@ -62,7 +70,7 @@ def underway(snapshot: Snapshot, defaults: Defaults, asked: Move | None) -> Unde
     course = convoy.course if convoy is not None else _begin(snapshot, asked)
     if course is None:
         return None
-    if convoy is not None and (convoy.flipped or convoy.taken_back):
+    if course.swap or (convoy is not None and (convoy.flipped or convoy.taken_back)):
         return Underway(course, convoy, None)
     try:
         incoming = resolve_allocation(snapshot, defaults, course.to, course.needed)
@@ -77,9 +85,12 @@ def _begin(snapshot: Snapshot, asked: Move | None) -> Course | None:
     quiet = all(group.alive for group in snapshot.groups if group.members) and not any(
         group.move_id for group in snapshot.groups
     )
-    if asked is None or not quiet or spec.pause != "None" or spec.update.surge == "Never":
+    if asked is None or not quiet or spec.pause != "None" or asked.swap != (spec.update.surge == "Never"):
         return None
     if asked.id in ended_ids(snapshot.raw.get("status") or {}):
+        return None
+    routed = sum(group.leader is not None and group.leader.serving for group in snapshot.groups if group.alive)
+    if asked.swap and routed <= asked.leaves:
         return None
     return course_of(asked, spec, snapshot.now, _load(snapshot), _misses(snapshot))
 
@@ -100,6 +111,8 @@ def course_of(asked: Move, spec: LLMDeploymentSpec, now: float, load: float | No
         cooldown=asked.cooldown,
         load=load,
         misses=misses,
+        swap=asked.swap,
+        leaves=asked.leaves,
     )
 
 
@@ -132,13 +145,14 @@ def look(
     `revision` is the template hash in force; `needed` groups of it must serve.
     """
     if move.convoy is None:
-        return None
+        return swap.begin(move.course, snapshot.groups) if move.course.swap else None
     spec = snapshot.deployment.spec
     shortage = next((each.message for slot, each in sorted(snapshot.shortages.items())), "")
     judged = Verdict()
     if move.flipped and move.convoy.flipped_at is not None:
         judged = verdict(move.course, move.convoy.flipped_at, snapshot.measured, revision, snapshot.now)
-    return machine.step(
+    follow = swap.step if move.course.swap else machine.step
+    return follow(
         machine.Situation(
             convoy=move.convoy,
             groups=snapshot.groups,

@@ -77,8 +77,11 @@ def weigh(
     believe: Believe,
     memory: Memory,
     running_twice: float,
+    both_sides: bool = True,
 ) -> Weighed:
     """`asked` has the traffic to carry; `nodes` are those the placement in force stands on; `running_twice` in seconds.
+
+    `both_sides`: a move holds them at once, so that within a pool the other one has no room where this one is.
 
     A pool that the spec no longer allows may still be in force, so `supplies` holds it too.
     """
@@ -98,7 +101,7 @@ def weigh(
         supply = supplies[candidate.layout.pool]
         if candidate.method != "simulate":
             candidate = size(asked, supply, candidate.layout, expected, "simulate")
-        if supply.name == here.pool and not candidate.waits:
+        if both_sides and supply.name == here.pool and not candidate.waits:
             both = _taken_by(supply, nodes, asked, in_force)
             candidate = replace(candidate, waits=why_waits(asked, both, candidate.layout, candidate.groups))
         added = _added(candidate)

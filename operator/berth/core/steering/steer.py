@@ -167,6 +167,7 @@ class _Look:
             effective=slow.effective,
             misses=slow.misses,
             lasted=slow.seconds,
+            needed=self._needed(),
             day_known=self.day.peak(situation.now) is not None,
         )
         self._beliefs: dict[Layout, Belief] = {}
@@ -178,6 +179,11 @@ class _Look:
         too_slow = self.calibration.beyond_belief(situation.now)
         self.state = replace(self.state, settled=self.settled, beyond_belief=beyond, too_slow=too_slow)
         self.evaluation = Estimates(self.measured, situation.supplies, memory, lambda each: self.believe(each).factor())
+
+    def _needed(self) -> int:
+        """Groups that must serve, as an update has it."""
+        least = self.asked.spec.replica_groups.min_available
+        return min(max(least, self.situation.groups_for_traffic), self.situation.in_force.groups)
 
     def steering(self) -> Steering:
         current = Sized(self.situation.groups_for_traffic, self.situation.in_force.groups)
@@ -356,7 +362,14 @@ class _Look:
         load = math.exp(math.ceil(math.log(highest) / _LOAD_GRID) * _LOAD_GRID)
         asked = _loaded(self.measured, load)
         pools = tuple((name, *_standing(supply), self._seen(name)) for name, supply in situation.supplies.items())
-        depends_on = (asked.traffic, situation.in_force, situation.nodes, situation.running_twice, pools)
+        depends_on = (
+            asked.traffic,
+            situation.in_force,
+            situation.nodes,
+            situation.running_twice,
+            situation.policy.surge,
+            pools,
+        )
         before = situation.reviewed
         if before is not None and before.weighed is not None and before.weighed_for == depends_on:
             return before.weighed, depends_on
@@ -367,7 +380,8 @@ class _Look:
             situation.nodes,
             self.believe,
             self.memory,
-            situation.running_twice,
+            situation.running_twice if situation.policy.surge else 0.0,
+            both_sides=situation.policy.surge,
         )
         return found, depends_on
 
@@ -401,6 +415,8 @@ class _Look:
             capacity_from=self.evaluation.capacity(self.layout, "simulate").load,
             capacity_to=candidate.capacity.load,
             cooldown=wait,
+            swap=not situation.policy.surge,
+            leaves=self.state.needed,
             saving=option.saving,
             saving_at_worst=option.saving_at_worst,
             price=option.price,

@@ -1,0 +1,183 @@
+"""A move without surge: groups change places one by one, never more GPUs than before, never two groups fewer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from berth import labels
+from berth.api.placement import Allocation
+from berth.core.moves.swap import why_not
+from berth.core.plan import Plan
+from tests.unit.moves.test_underway import (
+    DEADLINE,
+    FAULTS,
+    MOVE,
+    Moving,
+    _pool_of,
+    edit,
+    settle,
+    until,
+    wipe,
+)
+
+HERE = Allocation(pool="h100", variant="bf16", tensor_parallel=4, groups=3)
+THERE = Allocation(pool="a100", variant="bf16", tensor_parallel=4, groups=3)
+
+
+class Swapping(Moving):
+    """Three groups of which two are needed change places."""
+
+    move = replace(MOVE, start=HERE, to=THERE, swap=True, leaves=2)
+
+    def __init__(self, groups: int = 3, tensor: int = 4, most: int = 1) -> None:
+        to = THERE.model_copy(update={"groups": groups, "tensor_parallel": tensor})
+        self.move = replace(self.move, to=to)
+        super().__init__(update={"surge": "Never", "maxUnavailable": most})
+        self.most = self.held()
+
+    def held(self) -> int:
+        """GPUs of groups that live, and of those on their way out; lost ones are replaced at once, as ever."""
+        pods = {owner["uid"] for pod in self.pods.values() for owner in pod["metadata"]["ownerReferences"]}
+        standing = [
+            each
+            for each in self.groups.values()
+            if (lifecycle := each["metadata"]["labels"][labels.LIFECYCLE]) != labels.FAILED
+            and (each["metadata"]["uid"] in pods or lifecycle != labels.RETIRING)
+        ]
+        return sum(each["spec"]["allocation"]["tensorParallel"] for each in standing)
+
+    def run_pass(self, cut: int | None = None) -> Plan:
+        plan = super().run_pass(cut)
+        if self.started:
+            assert self.held() <= self.most, "\n".join(self.history[-40:])
+        return plan
+
+    def phase(self) -> str:
+        return str((self.stored.get("status", {}).get("moves") or {}).get("current", {}).get("phase"))
+
+    def living(self) -> list[str]:
+        return sorted(
+            _pool_of(each)
+            for each in self.groups.values()
+            if each["metadata"]["labels"][labels.LIFECYCLE] in ("reserved", "committed")
+        )
+
+
+@pytest.mark.parametrize(("groups", "tensor", "most"), [(3, 4, 1), (2, 4, 1), (3, 2, 1), (2, 2, 2)])
+def test_groups_change_places_one_by_one_and_what_is_not_judged_is_kept(groups: int, tensor: int, most: int) -> None:
+    simulation = Swapping(groups, tensor, most)
+    served = []
+
+    def judged() -> bool:
+        served.append(simulation.served())
+        return simulation.phase() == "Judging"
+
+    until(simulation, judged)
+    assert min(served) == 2
+    assert simulation.living() == ["a100"] * groups
+    settle(simulation)
+    assert [(each["id"], each["result"]) for each in simulation.recent()] == [("m1", "Completed")]
+    assert simulation.stored["status"]["placement"]["allocations"][0]["pool"] == "a100"
+    assert not any(labels.MOVE_ID in each["metadata"]["labels"] for each in simulation.groups.values())
+
+
+@pytest.mark.parametrize("phase", ["Replacing", "Judging"])
+@pytest.mark.parametrize("groups", [3, 2])
+def test_taken_back_they_change_places_again(phase: str, groups: int) -> None:
+    simulation = Swapping(groups)
+    until(simulation, lambda: simulation.phase() == phase and "a100" in simulation.living())
+    simulation.rollback = True
+    settle(simulation)
+    assert [each["result"] for each in simulation.recent()] == ["RolledBack"]
+    assert simulation.living() == ["h100"] * 3
+
+
+def test_what_finds_no_room_is_taken_back_at_the_deadline() -> None:
+    simulation = Swapping()
+    simulation.nodes |= {"node-2": 4, "node-3": 0}
+    until(simulation, lambda: simulation.living() == ["a100", "h100"] and bool(simulation.shortages))
+    simulation.now += 3 * DEADLINE
+    settle(simulation)
+    assert [each["result"] for each in simulation.recent()] == ["Abandoned"]
+    assert "needs 1 x 4" in simulation.recent()[0]["reason"]
+    assert simulation.living() == ["h100"] * 3
+
+
+@pytest.mark.parametrize("phase", ["Replacing", "Judging", "Reverting"])
+def test_a_wiped_status_changes_nothing_and_an_edit_ends_it_on_one_side(phase: str) -> None:
+    simulation = Swapping()
+    until(
+        simulation, lambda: simulation.phase() == "Judging" if phase == "Reverting" else "a100" in simulation.living()
+    )
+    simulation.rollback = phase == "Reverting"
+    until(simulation, lambda: simulation.phase() == phase)
+    wipe(simulation, 1)
+    simulation.step()
+    assert simulation.phase() == phase
+    edit(simulation, 1)
+    settle(simulation)
+    assert len(set(simulation.living())) == 1
+    assert len(simulation.recent()) == 1
+
+
+def test_with_as_many_as_are_needed_nothing_begins() -> None:
+    simulation = Swapping()
+    simulation.move = replace(simulation.move, leaves=3)
+    simulation.started = True
+    for _ in range(10):
+        simulation.step()
+    assert simulation.living() == ["h100"] * 3
+    assert not simulation.recent()
+
+
+@pytest.mark.slow
+@settings(max_examples=30, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@given(
+    st.sampled_from([(3, 4), (2, 4), (2, 2)]),
+    st.lists(st.tuples(st.sampled_from(FAULTS), st.integers(0, 700), st.integers(1, 6)), max_size=12),
+)
+def test_whatever_happens_enough_groups_serve_no_more_gpus_are_held_and_it_ends(
+    to: tuple[int, int], faults: list[tuple[Callable[[Moving, int], None], int, int]]
+) -> None:
+    simulation = Swapping(*to)
+    simulation.started = True
+    for fault, number, steps in faults:
+        fault(simulation, number)
+        for _ in range(steps):
+            simulation.step()
+    simulation.stored["spec"]["pause"] = "None"
+    settle(simulation)
+    assert len(set(simulation.living())) == 1, "\n".join(simulation.history[-60:])
+    assert simulation.served() == len(simulation.living())
+    ended = [each["id"] for each in simulation.recent()]
+    assert len(ended) == len(set(ended))
+
+
+@pytest.mark.parametrize(
+    ("start", "to", "needed", "capacities", "words"),
+    [
+        ((3, 4), (3, 4), 2, (1.0, 1.0), ""),
+        ((3, 4), (3, 4), 2, (1.0, 0.9), "carry less"),
+        ((3, 4), (3, 4), 1, (1.0, 0.5), ""),
+        ((3, 4), (2, 4), 2, (0.0, 3.0), ""),
+        ((3, 4), (3, 4), 3, (1.0, 1.0), "2 would serve, and 3 are needed"),
+        ((1, 4), (1, 4), 0, (1.0, 1.0), "0 would serve, and 0 are needed"),
+        ((3, 4), (4, 2), 2, (1.0, 1.0), "do not fit in the place"),
+        ((3, 4), (2, 8), 2, (1.0, 1.0), "do not fit in the place"),
+    ],
+)
+def test_why_groups_cannot_change_places(
+    start: tuple[int, int], to: tuple[int, int], needed: int, capacities: tuple[float, float], words: str
+) -> None:
+    sides = [
+        Allocation(pool=pool, variant="bf16", tensor_parallel=gpus, groups=groups)
+        for pool, (groups, gpus) in (("h100", start), ("a100", to))
+    ]
+    found = why_not(sides[0], sides[1], needed, *capacities)
+    assert words in found
+    assert bool(found) == bool(words)
