@@ -79,6 +79,16 @@ def test_a_price_that_drops_pays_for_one_move() -> None:
     assert move.cooldown >= 3 * move.pay_back
 
 
+def test_without_surge_groups_change_places_for_it_and_hold_no_more_than_before() -> None:
+    pools = (pool("a"), pool("b", price="3.49"))
+    drop = [Event("price", 1.5 * DAY, pool="b", value=1.2)]
+    one_less = {"surge": "Never", "maxUnavailable": 1}
+    course = simulated(pools, 2.5, load=1.0, events=drop, update=one_less, scaling={"min": 3})
+    assert moves(course) == [("b", "Completed")]
+    assert {sample.groups for sample in course.samples[1:]} <= {2, 3}
+    assert min(course.attained) >= 0.95
+
+
 def test_a_price_that_swings_every_day_does_not_swing_the_placement() -> None:
     """Cool-down and pay-back: at most the moves that each pay three times for themselves."""
     pools = (pool("a"), pool("b"))
