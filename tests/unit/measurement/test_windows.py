@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from berth.core.measurement.histogram import Attained
+from berth.core.measurement.histogram import Attained, Histogram
 from berth.core.measurement.measured import GroupMeasured, Measured
 from berth.core.measurement.samples import Tally
 from berth.core.measurement.windows import (
@@ -66,6 +66,29 @@ def test_rates_of_two_groups_are_over_the_time_and_not_over_twice_the_time() -> 
     assert found.requests_per_second == pytest.approx(40 / 120)
     assert found.groups == pytest.approx(2)
     assert found.in_flight == pytest.approx(2 * 12 / 6)
+
+
+def test_queue_kv_tokens_and_lengths_of_two_groups_are_those_of_both() -> None:
+    def one(kv: float, prompt: float) -> Batch:
+        tally = Tally(
+            group_seconds=60.0,
+            readings=6,
+            tokens=1200,
+            running_sum=24,
+            waiting_sum=6,
+            kv_use_sum=6 * kv,
+            queue=Histogram((0.1, 1.0), (8, 1, 1), 3.0),
+            input=Histogram((1000.0,), (10, 0), 10 * prompt),
+        )
+        return Batch(LAST - 1, 60.0, tally)
+
+    found = windows([one(0.2, 400), one(0.6, 800)], NOW).fast
+    assert found.output_tokens_per_second == pytest.approx(2 * 1200 / 60)
+    assert (found.in_flight, found.waiting, found.kv_use) == pytest.approx((10, 2, 0.4))
+    assert found.tally.queue is not None
+    assert (found.tally.queue.count, found.tally.queue.mean) == (20, pytest.approx(0.3))
+    assert found.tally.input is not None
+    assert found.tally.input.mean == pytest.approx(600)
 
 
 def test_a_window_that_saw_nothing_knows_nothing() -> None:

@@ -31,7 +31,10 @@ LLAMA, QWEN = Key("serving", "llama"), Key("serving", "qwen")
 @pytest.fixture
 async def reader() -> Reader:
     """Two deployments on one pool, read for two minutes; a tenth of llama's requests is slow."""
-    leaders = Leaders()
+    return await read_for_two_minutes(Leaders())
+
+
+async def read_for_two_minutes(leaders: Leaders) -> Reader:
     reader = Reader(leaders, lambda _: None, lambda: leaders.now, warm_up_seconds=0)
     reader.follow(LLAMA, [leader("10.0.0.1", 0, objectives=WANTED)])
     reader.follow(QWEN, [leader("10.0.0.2", 1, objectives=WANTED)])
@@ -65,6 +68,16 @@ async def test_deployments_and_their_pool_are_told(reader: Reader) -> None:
     assert found[f"berth_time_to_first_token_seconds{{{llama}namespace=serving,quantile=0.5}}"] <= 0.5
     assert found[f"berth_time_to_first_token_seconds{{{llama}namespace=serving,quantile=0.99}}"] == float("inf")
     assert found[f"berth_metrics_age_seconds{{{llama}namespace=serving}}"] == 0
+
+
+async def test_queue_kv_tokens_and_requests_in_flight_are_told_of_deployments_and_pools() -> None:
+    found = told(await read_for_two_minutes(Leaders(queues=True)))
+    for prefix, labels, groups in (("", "deployment=llama,namespace=serving", 1), ("pool_", "pool=h100", 2)):
+        assert found[f"berth_{prefix}output_tokens_per_second{{{labels}}}"] == pytest.approx(20 * groups)
+        assert found[f"berth_{prefix}requests_in_flight{{{labels}}}"] == pytest.approx(3 * groups)
+        assert found[f"berth_{prefix}requests_waiting{{{labels}}}"] == pytest.approx(2 * groups)
+        assert found[f"berth_{prefix}kv_cache_usage_ratio{{{labels}}}"] == pytest.approx(0.25)
+        assert 0 < found[f"berth_{prefix}request_queue_seconds{{{labels},quantile=0.95}}"] <= 0.25
 
 
 async def test_what_nobody_measured_is_absent(reader: Reader) -> None:

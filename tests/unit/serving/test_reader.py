@@ -29,6 +29,8 @@ class Leaders:
     """Requests within 0.5 s, within 1.5 s, and slower."""
     silent: set[str] = field(default_factory=set)
     edges: tuple[float, ...] = EDGES
+    queues: bool = False
+    """Leaders tell how long requests waited, a quarter of a second at most."""
     asked: list[str] = field(default_factory=list)
     wanted: list[Objectives] = field(default_factory=list)
 
@@ -40,7 +42,16 @@ class Leaders:
                 continue
             counts = self.served.get(each.uid, (0, 0, 0))
             total = float(sum(counts))
-            tell(each, Sample(self.now, Histogram(self.edges, counts, total), counters={"requests": total}, running=1))
+            told = Sample(
+                self.now,
+                Histogram(self.edges, counts, total),
+                queue=Histogram((0.25,), (round(total), 0), 0.1 * total) if self.queues else None,
+                counters={"requests": total, "tokens": 20 * total},
+                running=1,
+                waiting=2,
+                kv_use=0.25,
+            )
+            tell(each, told)
 
     async def want(self, leader: Leader) -> None:
         self.wanted.append(leader.objectives)
@@ -89,7 +100,7 @@ async def test_what_is_served_after_the_warm_up_is_counted_exactly(scene: Scene)
     assert (met.requests, met.low, met.high) == (48, 40, 40)
     assert measured.deployment.fast.requests_per_second == pytest.approx(1.2)
     assert measured.fresh
-    assert measured.in_flight == 1
+    assert measured.in_flight == 3
     assert [(group.name, group.pool) for group in measured.groups] == [("g0", "h100")]
 
 
