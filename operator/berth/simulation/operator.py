@@ -39,6 +39,8 @@ LOAD_MINUTES: Final = 5
 """From reservation to the first token."""
 RUNNING_TWICE_MINUTES: Final = 20
 """That a move is expected to take."""
+LOST_MINUTES: Final = 60
+"""For which a group that is lost and not replaced holds everything else back; recovery.window."""
 LOST_SECONDS: Final = 10.0
 """Until a lost group gets no requests."""
 
@@ -102,6 +104,7 @@ class Operator:
         self._cost_moves_from = 0.0
         self._taken_back: set[str] = set()
         self._changed_at = 0.0
+        self._lost_at = -LOST_MINUTES
         self._numbers = 0
         self.allocation = allocation
         self.for_traffic = allocation.groups if allocation else 0
@@ -127,6 +130,7 @@ class Operator:
         if not hit:
             return
         self.tally.failures += 1
+        self._lost_at = minute
         rate = float(self.service.minutes.rate[min(minute, len(self.service.minutes) - 1)])
         for group in hit:
             self.service.told.failed += rate * group.share * LOST_SECONDS
@@ -258,7 +262,8 @@ class Operator:
 
     def _trial(self) -> list[Group]:
         """Groups that a move has brought."""
-        return [group for group in self._groups if group.move_record]
+        to = Layout.of(self._moving.move.to).shape if self._moving is not None else None
+        return [group for group in self._groups if group.move_record and group.layout.shape == to]
 
     def _pay(self, minutes: int) -> None:
         for group in self._groups:
@@ -286,8 +291,9 @@ class Operator:
             policy=policy_of(spec),
             past=rules.Past(tuple(self._ended[-10:]), self._cost_moves_from, frozenset(self._taken_back)),
             state=rules.State(
-                failing_over=short and not starting,
-                changing=bool(starting) or short,
+                failing_over=short and not starting and minute - self._lost_at < LOST_MINUTES,
+                changing=bool(starting),
+                waiting=short,
                 moving=self._moving is not None,
                 moves_by_pool=self._moves_of_others(),
             ),

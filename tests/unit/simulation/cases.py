@@ -53,6 +53,24 @@ def simulated(
     **spec: Any,
 ) -> Course:
     """One deployment of a 70B under Berth for so many days of the recorded hour."""
+    return simulated_together(
+        ["chat"], pools, days, hidden=hidden, events=events, load=load, swing=swing, seed=seed, **spec
+    )[0]
+
+
+def simulated_together(
+    names: Sequence[str],
+    pools: Sequence[GPUPool],
+    days: float,
+    *,
+    hidden: Mapping[str, float] | None = None,
+    events: Sequence[Event] = (),
+    load: float = 5.4,
+    swing: float = 1.0,
+    seed: int = 0,
+    **spec: Any,
+) -> list[Course]:
+    """So many of them, on the same pools."""
     asked = question(
         deployment(
             variants=(FP8, BF16),
@@ -71,6 +89,7 @@ def simulated(
         memory=MEMORY, responses=RESPONSES,
     )  # fmt: skip
     minutes = round(days * DAY)
-    course = simulation.add("chat", asked, minutes_of(hour(), minutes, load, Swing(swing)))
+    for name in names:
+        simulation.add(name, asked, minutes_of(hour(), minutes, load, Swing(swing)))
     simulation.run(minutes)
-    return course
+    return simulation.courses

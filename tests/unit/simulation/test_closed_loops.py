@@ -8,7 +8,7 @@ import pytest
 
 from berth.simulation.run import Course
 from berth.simulation.world import Event, hidden_factors
-from tests.unit.simulation.cases import DAY, HOUR, pool, simulated
+from tests.unit.simulation.cases import DAY, HOUR, pool, simulated, simulated_together
 
 pytestmark = pytest.mark.slow
 
@@ -155,3 +155,15 @@ def test_groups_follow_a_load_that_doubles_and_leave_after_a_day_of_less() -> No
     assert len(tally.scalings) <= 8
     for (at, before, after), (later, _, then) in pairwise(tally.scalings):
         assert not (after > before and then < after and later - at < DAY), "what was added stays for a day"
+
+
+def test_of_three_that_want_to_leave_a_slow_pool_two_move_at_a_time() -> None:
+    slow = Event("slow", 0.5 * DAY, pool="a", value=2.2)
+    courses = simulated_together(["one", "two", "three"], TWO, 0.75, events=[slow])
+    spans = []
+    for course in courses:
+        (begun,) = [each.at for each in course.operator.tally.done if each.what == "move"]
+        (ended,) = [at for at, _, _ in course.operator.tally.moves]
+        spans.append((begun, ended))
+    assert max(sum(begun <= at < ended for begun, ended in spans) for at, _ in spans) == 2
+    assert sum(course.operator.tally.holds.get("PoolBusy", 0) for course in courses) >= 1

@@ -11,6 +11,7 @@ from berth.api.placement import Allocation
 from berth.core.calibration.learn import Calibration
 from berth.core.moves.decision import Advise, Hold, Move
 from berth.core.moves.rules import Past, State
+from berth.core.observed import Shortage
 from berth.core.placement.evaluate import Estimates, Memory
 from berth.core.placement.layouts import Layout
 from berth.core.placement.question import question
@@ -18,7 +19,9 @@ from berth.core.steering.day import Day
 from berth.core.steering.policy import past_of, policy_of
 from berth.core.steering.reading import Reading, Span
 from berth.core.steering.steer import Situation, Steering, steer
+from berth.core.steering.told import state_of
 from berth.estimator.latency import Objectives
+from tests.unit.moves.test_underway import Moving
 from tests.unit.placement.cases import BF16, FP8, deployment, supply
 
 HOUR, DAY = 3600.0, 86400.0
@@ -230,3 +233,20 @@ def test_the_past_is_what_status_remembers() -> None:
     assert past.last == past.ended[0] < past.cost_moves_from
     assert past.taken_back == {"abc"}
     assert past_of({}) == Past()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "without_room", "state"),
+    [
+        (2, 0, (False, False)),
+        (3, 0, (True, False)),
+        (3, 1, (False, True)),
+        (2, 1, (False, False)),
+        (1, 1, (True, False)),
+    ],
+    ids=["all there", "one to come", "no room for it", "no longer wanted", "one to leave"],
+)
+def test_groups_that_find_no_room_hold_no_move_back(wanted: int, without_room: int, state: tuple[bool, bool]) -> None:
+    shortages = {2: Shortage("WaitingForCapacity", "needs 4 GPUs")} if without_room else {}
+    found = state_of(replace(Moving().snapshot(), shortages=shortages), wanted)
+    assert (found.changing, found.waiting) == state

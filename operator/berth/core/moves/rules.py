@@ -71,6 +71,8 @@ class State:
     failing_over: bool = False
     changing: bool = False
     """Groups start, leave or are updated."""
+    waiting: bool = False
+    """There is no room for groups that are wanted here."""
     moving: bool = False
     measured: bool = True
     """Metrics are fresh."""

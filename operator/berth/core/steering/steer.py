@@ -314,7 +314,9 @@ class _Look:
             ),
             bounds,
             busy=1.0 if self.asked.traffic.closed else self.asked.traffic.peak_to_mean,
-            settled_for=0.0 if situation.state.changing else situation.now - situation.changed_at,
+            settled_for=0.0
+            if situation.state.changing or situation.state.waiting
+            else situation.now - situation.changed_at,
             helps=why.cause != "SlowGroup" and not self.out_of_reach,
         )
 

@@ -81,7 +81,7 @@ def situation_of(
         groups_for_traffic=decision.groups_for_traffic,
         policy=policy,
         past=past_of(status, pace),
-        state=replace(_state(snapshot, allocation.groups), moves_by_pool=moves_by_pool),
+        state=replace(state_of(snapshot, allocation.groups), moves_by_pool=moves_by_pool),
         reading=reading_of(snapshot.measured, _names(snapshot, allocation), _names(snapshot, trial)),
         trial=trial,
         day=kept.day,
@@ -123,11 +123,12 @@ def _names(snapshot: Snapshot, allocation: Allocation | None) -> frozenset[str]:
     return frozenset(group.name for group in snapshot.groups if Layout.of(group.allocation) == layout)
 
 
-def _state(snapshot: Snapshot, wanted: int) -> State:
-    """Whether groups are lost, or come and go."""
+def state_of(snapshot: Snapshot, wanted: int) -> State:
+    """Whether groups are lost, come and go, or wait for room: elsewhere there may be some."""
     alive = [group for group in snapshot.groups if group.alive]
     serving = [group for group in alive if group.leader is not None and group.leader.serving]
     taken = {group.group for group in alive}
+    without_room = min(len(snapshot.shortages), max(wanted - len(taken), 0))
     lost = any(group.lifecycle == labels.FAILED and group.group not in taken for group in snapshot.groups)
     replacing = any(
         other.lifecycle == labels.FAILED and other.group == group.group
@@ -139,10 +140,11 @@ def _state(snapshot: Snapshot, wanted: int) -> State:
     return State(
         failing_over=lost or replacing,
         changing=len(serving) != len(alive)
-        or len(taken) != wanted
+        or len(taken) + without_room != wanted
         or len(alive) != len(taken)
         or len({group.template_hash for group in alive}) > 1
         or any(group.lifecycle == labels.RETIRING for group in snapshot.groups),
+        waiting=without_room > 0,
         moving=bool(moves.get("current")),
     )
 
