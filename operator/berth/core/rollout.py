@@ -16,10 +16,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import inf
+from typing import Final
 
 from berth import labels
 from berth.core.observed import Group, Shortage
 from berth.core.recovery import RecoveryPolicy, Setback, setback
+
+GONE_AFTER_SECONDS: Final = 30.0
+"""So long after its time a pod's node may take to say that it is gone."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,8 @@ def _on_their_way_out(groups: Iterable[Group], now: float) -> dict[int, float]:
     """
     found = {}
     for group in groups:
-        left = [member.deleted_at - now if member.deleted_at is not None else inf for member in group.members]
+        ends = (inf if each.deleted_at is None else each.deleted_at + GONE_AFTER_SECONDS for each in group.members)
+        left = [each - now for each in ends]
         if group.lifecycle == labels.RETIRING and any(each > 0 for each in left):
             found[group.group] = max(left)
     return found

@@ -200,18 +200,24 @@ def test_without_surge_a_move_is_named_and_not_begun(breached: bool) -> None:
 
 @pytest.mark.parametrize("breached", [False, True])
 @pytest.mark.parametrize(
-    ("needed", "cost_limit", "expected"),
-    [(2, None, ""), (3, None, "NoSurgePossible"), (2, 18.0, ""), (2, 17.0, "LimitReached")],
-    ids=["one to spare", "none to spare", "as dear as now", "dearer than allowed"],
+    ("state", "cost_limit", "expected"),
+    [
+        ({"needed": 2}, None, ""),
+        ({"needed": 3}, None, "NoSurgePossible"),
+        ({"needed": 2, "waiting": True}, None, "NoSurgePossible"),
+        ({"needed": 2}, 18.0, ""),
+        ({"needed": 2}, 17.0, "LimitReached"),
+    ],
+    ids=["one to spare", "none to spare", "no room for one", "as dear as now", "dearer than allowed"],
 )
 def test_without_surge_groups_change_places_where_all_but_one_are_enough(
-    needed: int, cost_limit: float | None, expected: str, breached: bool
+    state: Any, cost_limit: float | None, expected: str, breached: bool
 ) -> None:
     found = weighed(option(8.0, 2.0), stay=OUT if breached else None)
     wide = HERE.model_copy(update={"tensor_parallel": 4})
     policy = replace(POLICY, surge=False, gpu_limit=12, cost_limit=cost_limit)
-    state = replace(BREACHED if breached else WELL, needed=needed)
-    verdict = best(NOW, policy, Past(), state, found, wide, SLOW_POOL)
+    now = replace(BREACHED if breached else WELL, **state)
+    verdict = best(NOW, policy, Past(), now, found, wide, SLOW_POOL)
     if expected:
         assert reason(verdict) == expected
     else:

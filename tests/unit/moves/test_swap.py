@@ -125,14 +125,17 @@ def test_a_wiped_status_changes_nothing_and_an_edit_ends_it_on_one_side(phase: s
     assert len(simulation.recent()) == 1
 
 
-def test_with_as_many_as_are_needed_nothing_begins() -> None:
+def test_while_one_does_not_serve_nothing_begins() -> None:
     simulation = Swapping()
-    simulation.move = replace(simulation.move, leaves=3)
+    simulation.silent = {pod["metadata"]["uid"] for pod in simulation.pods.values()}
+    simulation.restart(next(iter(simulation.pods.values())))
+    simulation.step()
     simulation.started = True
-    for _ in range(10):
+    for _ in range(5):
         simulation.step()
-    assert simulation.living() == ["h100"] * 3
-    assert not simulation.recent()
+    assert simulation.phase() == "None"
+    simulation.silent = set()
+    until(simulation, lambda: simulation.phase() == "Judging")
 
 
 @pytest.mark.slow

@@ -244,7 +244,9 @@ def _one_by_one(policy: Policy, state: State, option: Option, found: Weighed, in
     candidate = option.candidate
     to = candidate.layout.allocation(candidate.groups)
     carried = [each.capacity.load if each.capacity is not None else 0.0 for each in (found.stay, candidate)]
-    if words := why_not(in_force, to, state.needed, *carried):
+    words = why_not(in_force, to, state.needed, *carried)
+    if words or state.waiting:
+        words = words or "not all groups here have found room"
         better = f"{candidate.layout} x {candidate.groups} would be better, but update.surge is Never and"
         return Hold("NoSurgePossible", f"{better} {words}: WhenCapacity lets it move")
     if policy.cost_limit is not None and candidate.cost is not None and found.in_force_per_hour is not None:

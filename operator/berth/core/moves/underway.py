@@ -90,7 +90,7 @@ def _begin(snapshot: Snapshot, asked: Move | None) -> Course | None:
     if asked.id in ended_ids(snapshot.raw.get("status") or {}):
         return None
     routed = sum(group.leader is not None and group.leader.serving for group in snapshot.groups if group.alive)
-    if asked.swap and routed <= asked.leaves:
+    if asked.swap and routed < asked.start.groups:
         return None
     return course_of(asked, spec, snapshot.now, _load(snapshot), _misses(snapshot))
 
