@@ -73,7 +73,7 @@ class Surroundings:
     nodes: Mapping[str, NodeView] = field(default_factory=dict)
     facts: Mapping[str, NodeFacts] = field(default_factory=dict)
     others_serve: bool = False
-    """Another group of the deployment serves, and nothing speaks against it."""
+    """Another group of the deployment serves, after this pass as well, and nothing speaks against it."""
 
     def of(self, member: Member) -> NodeFacts:
         """What was found out about a member's node; neutral where nothing was."""
@@ -158,6 +158,20 @@ def suspicion(group: Group, answer: Answer | None, around: Surroundings) -> str:
     if was_suspected(group) and not leader.serving and not _heard(leader, answer):
         return f"{leader.name} was cut off on suspicion, and neither it nor node {leader.node} was heard from since"
     return ""
+
+
+def vouched_for(group: Group, answer: Answer | None) -> bool:
+    """It gets requests, and its leader missed nothing of late: who is not heard from stands in for nobody.
+
+    Not even where its node is: one that renews its Lease a little later than another would be the proof against it in a
+    partition that cut both off.
+    """
+    leader = group.leader
+    if leader is None or not (group.alive and leader.serving):
+        return False
+    if answer is None or (answer.uid, answer.restarts) != (leader.uid, leader.restarts):
+        return True
+    return not (answer.misses or answer.canary_missed)
 
 
 def was_suspected(group: Group) -> bool:

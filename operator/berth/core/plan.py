@@ -27,9 +27,8 @@ from berth.core.failures import (
     Failure,
     GroupPolicy,
     Surroundings,
-    find_failure,
-    lost_from_sight,
     suspicion,
+    vouched_for,
 )
 from berth.core.groups import Judgement
 from berth.core.moves.course import ended_ids, without_strays
@@ -119,11 +118,8 @@ def _plan(
         refusal = None
     except InvalidSpec as error:
         wanted, refusal = None, error
-    policy = _group_policy(snapshot)
-    trusted = _trusted(snapshot, policy)
     templates = [each.template for each in (wanted, move.incoming if move else None) if each is not None]
-    judgements = {group.name: _judge(group, snapshot, templates, policy, trusted) for group in snapshot.groups}
-    reply = _fail_over(wish.request, snapshot, judgements) or wish.reply
+    judgements, reply = _judgements(snapshot, templates, wish)
     must_serve = needed(deployment, wanted) if wanted else deployment.spec.replica_groups.min_available
     if move is not None and wanted is not None and move.exchanging(snapshot.groups):
         wanted = replace(wanted, count=max(wanted.count, move.course.start.groups))
@@ -140,7 +136,8 @@ def _plan(
         begun = step is not None and step.phase != "Draining"
         reply = Reply("Done", "the move is taken back") if begun else Reply("Refused", "no move is under way")
     newcomers = _newcomers(snapshot, move, judgements, defaults.notices)
-    for group in rollout.expired:
+    seen = {group.name: group for group in snapshot.groups}
+    for group in [seen[each.name] for each in rollout.expired]:
         message = f"did not serve within update.deadline {deployment.spec.update.deadline}"
         failure = Failure("DeadlineExceeded", message)
         judgements[group.name] = group_life.fail(group, failure, _answer(group, snapshot), snapshot.now)
@@ -217,39 +214,40 @@ def _group_policy(snapshot: Snapshot) -> GroupPolicy:
     )
 
 
+def _judgements(
+    snapshot: Snapshot, templates: Sequence[GroupTemplate], wish: Wish
+) -> tuple[dict[str, Judgement], Reply | None]:
+    """What becomes of each group, and the reply to who asks for a failover.
+
+    First as if none could stand in for another: one that is doubted is cut off, or given up, only where another still
+    gets requests after this very pass and nothing speaks against it.
+    """
+    policy = _group_policy(snapshot)
+    around = Surroundings(snapshot.nodes, snapshot.facts)
+    judged = {group.name: _judge(group, snapshot, templates, policy, around) for group in snapshot.groups}
+    reply = _fail_over(wish.request, snapshot, judged) or wish.reply
+    doubted = [group for group in snapshot.groups if suspicion(group, _answer(group, snapshot), around)]
+    if doubted and any(
+        judged[group.name].serving and vouched_for(group, _answer(group, snapshot)) for group in snapshot.groups
+    ):
+        around = replace(around, others_serve=True)
+        standing = [group for group in doubted if judged[group.name].state is not group_life.State.FAILED]
+        judged |= {group.name: _judge(group, snapshot, templates, policy, around) for group in standing}
+    return judged, reply
+
+
 def _judge(
-    group: Group,
-    snapshot: Snapshot,
-    templates: Sequence[GroupTemplate],
-    policy: GroupPolicy,
-    trusted: frozenset[str],
+    group: Group, snapshot: Snapshot, templates: Sequence[GroupTemplate], policy: GroupPolicy, around: Surroundings
 ) -> Judgement:
     manifests = None
     template = next((each for each in templates if _completable(group, each)), None)
     if group.lifecycle == labels.RESERVED and template is not None and group.role != labels.RETURNING:
         manifests = render_pods(template, group.manifest)
-    around = Surroundings(snapshot.nodes, snapshot.facts, others_serve=bool(trusted - {group.name}))
     return group_life.judge(group, _answer(group, snapshot), policy, snapshot.now, manifests, around)
 
 
 def _answer(group: Group, snapshot: Snapshot) -> Answer | None:
     return snapshot.answers.get(group.leader.uid) if group.leader else None
-
-
-def _trusted(snapshot: Snapshot, policy: GroupPolicy) -> frozenset[str]:
-    """Groups that get requests and against which nothing speaks: they carry on when a doubtful one is cut off."""
-    around = Surroundings(snapshot.nodes, snapshot.facts)
-    return frozenset(
-        group.name
-        for group in snapshot.groups
-        if group.lifecycle == labels.COMMITTED
-        and group.leader is not None
-        and group.leader.serving
-        and group.leader.ready
-        and find_failure(group, policy, snapshot.now, around) is None
-        and lost_from_sight(group, _answer(group, snapshot), snapshot.now, around) is None
-        and not suspicion(group, _answer(group, snapshot), around)
-    )
 
 
 def _completable(group: Group, template: GroupTemplate) -> bool:
@@ -342,7 +340,14 @@ def _due(step: Step | None, now: float) -> float | None:
 
 
 def _as_marked(group: Group, judgement: Judgement, now: float) -> Group:
-    """The group as it will be once this pass's mark is written, so that a lost one is replaced in the same pass."""
+    """The group as it will be once this pass's orders for it are carried out.
+
+    So a lost one is replaced in the same pass, and nobody leaves in favour of one that is being cut off.
+    """
+    cut = {order.member.uid for order in judgement.actions if isinstance(order, SetServing) and not order.serving}
+    group = replace(
+        group, members=tuple(replace(each, serving=False) if each.uid in cut else each for each in group.members)
+    )
     for action in judgement.actions:
         if isinstance(action, Mark) and labels.LIFECYCLE in action.labels:
             lifecycle = action.labels[labels.LIFECYCLE] or group.lifecycle

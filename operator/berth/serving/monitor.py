@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from berth.core.groups import HEARD_WITHIN_SECONDS
 from berth.core.observed import Answer, Ask, Member
 from berth.errors import Transient
 from berth.serving.prober import Prober, Progress
@@ -75,9 +76,10 @@ class Monitor:
         return dict(self._answers.get(key, {}))
 
     def reach(self) -> dict[str, bool]:
-        """By pod UID, of every leader that was asked: whether it answers."""
+        """By pod UID, of every leader that was asked: whether it answers. What one said long ago is no answer."""
+        since = self._clock() - max(HEARD_WITHIN_SECONDS, 3 * self._interval)
         return {
-            uid: not answer.unreachable
+            uid: answer.at > since and not answer.unreachable
             for answers in self._answers.values()
             for uid, answer in answers.items()
             if answer.reached or answer.unreachable
@@ -169,11 +171,9 @@ class Monitor:
                     frozen_for=frozen,
                 )
             answer = replace(answer, canary_missed=await self._canary_missed(asked, answer))
-            self._learn(
-                key,
-                answer,
-                news=_doubts(answer) != _doubts(before) or answer.canary_missed or answer.draining != before.draining,
-            )
+            heard_again = answer.misses < before.misses  # others may have waited for it to stand in for them
+            changed = _doubts(answer) != _doubts(before) or answer.draining != before.draining
+            self._learn(key, answer, news=heard_again or changed or answer.canary_missed)
             doubtful = answer.misses or answer.frozen_for
             await asyncio.sleep(min(DOUBT_SECONDS, self._interval) if doubtful else self._interval)
 

@@ -15,6 +15,8 @@ Manifest = dict[str, Any]
 T = TypeVar("T")
 
 GPUS_PER_NODE = 8
+GIVEN_UP = 3
+"""Rounds of silence after which the control plane calls a node, and all that ran there, not ready."""
 
 
 class Cluster:
@@ -81,7 +83,8 @@ class Cluster:
                 pod["status"]["containerStatuses"][0]["restartCount"] += 1
                 pod["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
             if pod["spec"].get("nodeName") in self.dead:
-                pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+                if self.quiet[pod["spec"]["nodeName"]] >= GIVEN_UP:  # until then it says what the kubelet said last
+                    pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
             elif "nodeName" not in pod["spec"] and "schedulingGates" not in pod["spec"]:
                 self._bind(pod)
             elif pod["status"]["phase"] == "Pending" and "nodeName" in pod["spec"]:

@@ -18,6 +18,7 @@ from berth.controller import parse
 from berth.core import actions as do
 from berth.core.conditions import GROUP_REASONS, REASONS
 from berth.core.disruption import displaced
+from berth.core.failures import UNREACHABLE
 from berth.core.moves.underway import underway
 from berth.core.nodes import NodeView
 from berth.core.observed import Answer, Ask, Contact, NodeFacts, Shortage, Sickness, Snapshot
@@ -28,7 +29,7 @@ from berth.core.requests import NOTHING, Wish
 from berth.core.status import Outcome, build_status
 from berth.core.timestamps import timestamp
 from berth.core.wanted import Defaults, resolve
-from tests.unit.core.cluster import GPUS_PER_NODE, Cluster, Manifest, copy_of, is_ready, owner_of
+from tests.unit.core.cluster import GIVEN_UP, GPUS_PER_NODE, Cluster, Manifest, copy_of, is_ready, owner_of
 
 DEFAULTS = Defaults({"/opt/berth/lib/berth/engine/launcher.py": "# launcher\n"}, {"simulated": "engine:1"})
 POOL: Manifest = {
@@ -114,7 +115,7 @@ class Simulation(Cluster):
             missing_claims=frozenset(),
             now=self.now,
             nodes={
-                name: NodeView(name, unschedulable=name in self.cordoned, ready=self.quiet[name] < 3)
+                name: NodeView(name, unschedulable=name in self.cordoned, ready=self.quiet[name] < GIVEN_UP)
                 for name in set(self.nodes) - self.gone
             },
             facts={name: self._facts(name) for name in self.nodes},
@@ -151,6 +152,7 @@ class Simulation(Cluster):
         self.stored["status"] = copy_of(status)
         self._answer(plan)
         self._check_labels(plan)
+        self._check_doubts(plan)
         self._check_reasons(status)
         self.now += 1
         return plan
@@ -295,7 +297,8 @@ class Simulation(Cluster):
                 served = leader is not None and labels.TOKEN_RESTARTS in leader["metadata"].get("annotations", {})
                 assert not served or self._missed(leader), f"{name} answers"
                 others = [each for other, each in self.groups.items() if other != name and self.serves(each)]
-                given_up = any(self.quiet[node] >= 3 for node in silent)
+                others = [each for each in others if not self._missed(self.leader_of(each))]
+                given_up = any(self.quiet[node] >= GIVEN_UP for node in silent)
                 assert others or given_up, f"{name} was the last that served"
             case "GPUUnhealthy":
                 assert {pod["metadata"]["uid"] for pod in pods} & self.sick
@@ -312,7 +315,7 @@ class Simulation(Cluster):
     def _check_force(self, node: str) -> None:
         recovery = self.stored["spec"]["replicaGroups"]["recovery"]
         assert recovery.get("forceDelete") == "NodeUnreachable", "removed by force without leave"
-        assert self.quiet[node] >= 3, f"removed by force from {node}, which is heard from"
+        assert self.quiet[node] >= GIVEN_UP, f"removed by force from {node}, which is heard from"
 
     def _check_retirements(self, plan: Plan) -> None:
         """A serving group only leaves while as many as are needed stay."""
@@ -322,10 +325,27 @@ class Simulation(Cluster):
             if isinstance(order, do.Mark) and order.labels.get(labels.LIFECYCLE) == labels.RETIRING
         }
         lost = {name for name, judgement in plan.judgements.items() if judgement.state.value == "Failed"}
+        doubted = {name for name, judgement in plan.judgements.items() if judgement.reason == UNREACHABLE}
         serving = {name for name, group in self.groups.items() if self.serves(group)} - lost
         if leaving & serving:
-            staying = serving - leaving
+            staying = serving - leaving - doubted
             assert len(staying) >= self.needed, f"{leaving & serving} leave, {staying} stay of {self.needed} needed"
+
+    def _check_doubts(self, plan: Plan) -> None:
+        """After a pass that cut groups off on suspicion, or gave them up for it, another gets requests and answers."""
+        doubted = {name for name, judgement in plan.judgements.items() if judgement.reason == UNREACHABLE}
+        silent = {name for name, judgement in plan.judgements.items() if judgement.reason == "NodeSilent"}
+        cut = {order.member.uid for order in plan.actions if isinstance(order, do.SetServing) and not order.serving}
+        for name in doubted | silent:
+            leader = self.leader_of(self.groups[name])
+            if leader is None or leader["metadata"]["uid"] not in cut:
+                continue
+            if name in silent and any(
+                self.quiet[node] >= GIVEN_UP for node in self.groups[name]["spec"]["plannedNodes"]
+            ):
+                continue  # the control plane gave it up, too
+            others = [each for other, each in self.groups.items() if other not in doubted and self.serves(each)]
+            assert others, f"{name} was cut off and nobody else serves"
 
     def _check_deletion(self, name: str, uid: str) -> None:
         pod = self.pods[name]

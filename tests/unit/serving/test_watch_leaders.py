@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from berth.core.groups import HEARD_WITHIN_SECONDS
 from berth.core.observed import Answer, Ask
 from berth.errors import Transient
 from berth.serving.monitor import CANARY_AFTER, Monitor, Question
@@ -28,6 +29,8 @@ class Leader:
     token_comes: bool = True
     looks: int = 0
     tokens_asked: int = 0
+    misses_next: bool = False
+    """The next look does not reach it."""
     now: float = 0.0
     looked: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -36,7 +39,8 @@ class Leader:
         self.looks += 1
         self.now += 1.0
         self.looked.set()
-        if self.progress_now is None:
+        missed, self.misses_next = self.misses_next, False
+        if self.progress_now is None or missed:
             raise Transient("cannot be reached")
         now = self.progress_now
         self.progress_now = Progress(now.in_flight, now.steps + self.step, now.tokens)
@@ -119,6 +123,17 @@ async def test_two_misses_in_a_row_are_silence_and_one_answer_ends_it() -> None:
     assert len(woken) == 2
 
 
+async def test_one_that_answers_again_is_told_even_if_it_missed_a_single_look() -> None:
+    """Until then it stood in for nobody."""
+    leader, woken = Leader(), []
+    async with watched(leader, woken) as after:
+        await after(2)
+        leader.misses_next = True
+        answer = await after(3)
+    assert (answer.misses, answer.unreachable) == (0, False)
+    assert woken == ["key"]
+
+
 async def test_reach_tells_only_of_leaders_that_something_is_known_of() -> None:
     leader = Leader()
     monitor = Monitor(leader, lambda _key: None, lambda: 7.0, interval_seconds=0.001, now=lambda: leader.now)
@@ -132,6 +147,21 @@ async def test_reach_tells_only_of_leaders_that_something_is_known_of() -> None:
     async with asyncio.timeout(20):
         while monitor.reach()["uid"]:
             await asyncio.sleep(0.001)
+    await monitor.close()
+
+
+async def test_what_a_leader_said_long_ago_does_not_make_it_reached_now() -> None:
+    """As one on a dead node, which is not asked any more since its group was given up."""
+    leader, clock = Leader(), [1000.0]
+    monitor = Monitor(leader, lambda _key: None, lambda: clock[0], interval_seconds=0.001, now=lambda: leader.now)
+    monitor.ask("key", frozenset({ASKED}), frozenset({"uid"}))
+    async with asyncio.timeout(20):
+        while not monitor.reach():
+            await asyncio.sleep(0.001)
+    monitor.ask("key", frozenset(), frozenset({"uid"}))
+    assert monitor.reach() == {"uid": True}
+    clock[0] += HEARD_WITHIN_SECONDS
+    assert monitor.reach() == {"uid": False}
     await monitor.close()
 
 
