@@ -258,9 +258,7 @@ class NodeWatch:
         anybody = any(reach.values()) or not reach
         reasons = dict.fromkeys(self._freezer.frozen, "")
         if suspects:
-            for name, pool in readable_pools(self._raw_pools()).items():
-                views = (self._views.get(node, pool.spec.resource_name) for node in self._world.nodes.store.all())
-                mine = frozenset(view.name for view in nodes_of(pool, views))
+            for name, mine in self._nodes_by_pool(carrying).items():
                 reasons[name] = evacuations_frozen(mine, suspects, fresh, anybody_reached=anybody)
         before = dict(self._freezer.frozen)
         begun = self._freezer.update(reasons, now)
@@ -269,6 +267,17 @@ class NodeWatch:
             _log.warning("evacuations of pool %s are frozen: %s", name, self._freezer.frozen[name])
         for name in set(before) ^ set(self._freezer.frozen):
             self._wake(pool_key(name))
+
+    def _nodes_by_pool(self, carrying: Mapping[str, list[Object]]) -> dict[str, frozenset[str]]:
+        """Of a pool that is gone, or that only another release can read, those on which its groups stand."""
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for name, pods in carrying.items():
+            for pool_name in filter(None, map(_pool_of, pods)):
+                found[pool_name].add(name)
+        for pool_name, pool in readable_pools(self._raw_pools()).items():
+            views = (self._views.get(node, pool.spec.resource_name) for node in self._world.nodes.store.all())
+            found[pool_name] = {view.name for view in nodes_of(pool, views)}
+        return {pool_name: frozenset(names) for pool_name, names in found.items()}
 
     def _remember(self, facts: Mapping[str, NodeFacts], now: float) -> None:
         """What is wrong now, and what failed groups say was wrong before this process began."""

@@ -184,8 +184,12 @@ async def test_without_the_right_to_read_leases_the_control_planes_word_counts()
     assert watch.watch.frozen(["h100"]) == "", "the others are heard from"
 
 
-async def test_a_pool_is_frozen_while_nobody_is_heard_from_and_calm_for_a_while_after() -> None:
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_pool_is_frozen_while_nobody_is_heard_from_and_calm_for_a_while_after(known: bool) -> None:
+    """Also one whose GPUPool somebody deleted while its groups run on."""
     cluster = Cluster(4)
+    if not known:
+        cluster.pools.store.put(("", "h100"), None)
     watch = Watch(cluster)
     await watch.look(6)
     everybody = set(cluster.renewing)
