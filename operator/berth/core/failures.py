@@ -206,7 +206,7 @@ def lost_from_sight(group: Group, answer: Answer | None, now: float, around: Sur
         node = around.of(member)
         if node.contact is not Contact.SILENT or node.frozen:
             continue
-        given_up = around.given_up(member) and (unreachable or leader.token_restarts is None)
+        given_up = around.given_up(member) and (unreachable or leader.token_restarts != leader.restarts)
         if given_up or (unreachable and member.leader and around.others_serve):
             who = "its leader does not answer" if unreachable else "the control plane calls it not ready"
             words = f"node {member.node} of pod {member.name} is silent and {who}"

@@ -188,8 +188,11 @@ def test_a_leader_that_was_never_reached_cannot_fail_by_silence() -> None:
     assert look(loading, None, contact=Contact.SILENT).state is State.STARTING
 
 
-def test_a_group_that_was_loading_on_a_node_that_died_does_not_wait_for_ever() -> None:
-    loading = group(replace(LEADER, ready=False, serving=False, token_restarts=None))
+@pytest.mark.parametrize("life", [{"token_restarts": None}, {"restarts": 1}])
+def test_a_group_that_was_loading_on_a_node_that_died_does_not_wait_for_ever(life: dict[str, Any]) -> None:
+    """Nobody asks a leader that is not ready, or that has yet to prove itself after a restart in place."""
+    forgiven = AcceptedRestart(1, NOW - 60)
+    loading = group(replace(LEADER, ready=False, serving=False, **life), accepted_restart=forgiven)
     assert look(loading, None, contact=Contact.SILENT, ready=False).reason == "NodeSilent"
     assert look(loading, None, contact=Contact.FRESH, ready=False).state is State.STARTING
 
