@@ -49,7 +49,7 @@ from berth.core.render import (
     render_services,
 )
 from berth.core.requests import NOTHING, Reply, Request, Wish, answered_at, remember
-from berth.core.rollout import Rollout, RolloutPolicy, plan_rollout
+from berth.core.rollout import Rollout, RolloutPolicy, by_slot, plan_rollout
 from berth.core.wanted import Defaults, Wanted, resolve
 from berth.errors import InvalidSpec
 
@@ -357,11 +357,10 @@ def _as_marked(group: Group, judgement: Judgement, now: float) -> Group:
 
 def _failovers(snapshot: Snapshot, judgements: Mapping[str, Judgement]) -> dict[str, dict[str, str]]:
     found = {}
+    lives = by_slot(snapshot.groups)
     for group in snapshot.groups:
         successors = [
-            (other, judgements[other.name])
-            for other in snapshot.groups
-            if other.group == group.group and other.incarnation > group.incarnation
+            (other, judgements[other.name]) for other in lives[group.group] if other.incarnation > group.incarnation
         ]
         record = failover_of(group, judgements[group.name], successors, snapshot.facts, snapshot.now)
         if record:

@@ -99,14 +99,18 @@ def plan_rollout(
     routed = frozenset(group.name for group in alive if group.name in serving and group.leader and group.leader.serving)
     slots = _choose_slots(alive, serving, displaced, taken, policy)
     retire = _no_longer_wanted(alive, routed, displaced, slots, policy) if policy.changes_allowed else []
-    outdated = [group for group in alive if group.template_hash != policy.template_hash and group not in retire]
-    occupied = {group.group for group in alive if group not in retire}
+    staying = _without(alive, retire)
+    outdated = [group for group in staying if group.template_hash != policy.template_hash]
+    occupied = {group.group for group in staying}
     missing = [slot for slot in sorted(slots) if slot not in occupied]
     if not policy.changes_allowed:
         lost = {group.group for group in groups if group.lifecycle == labels.FAILED}
         missing = [slot for slot in missing if slot in lost]
+    lives = by_slot(groups)
     setbacks = {
-        slot: setback(groups, slot, policy.template_hash, shortages.get(slot), policy.recovery, now, jitter)
+        slot: setback(
+            lives.get(slot, ()), slot, policy.template_hash, shortages.get(slot), policy.recovery, now, jitter
+        )
         for slot in slots
     }
     draining = {} if policy.surge else _on_their_way_out(groups, now)
@@ -118,23 +122,23 @@ def plan_rollout(
         if setbacks[slot].holds:
             continue
         if budget.take():
-            reason = "Replace" if any(group.group == slot for group in groups) else "Create"
-            create.append(NewGroup(slot, next_incarnation(groups, former, slot), reason))
+            reason = "Replace" if slot in lives else "Create"
+            create.append(NewGroup(slot, next_incarnation(lives.get(slot, ()), former, slot), reason))
         else:
             blocked = budget.shortage()
     waiting = [setbacks[slot] for slot in missing]
-    restless = [group for group in alive if group.name in displaced and group not in retire]
+    restless = [group for group in staying if group.name in displaced]
     away = _Departure()
     if restless and policy.changes_allowed:
-        away = _make_way(alive, restless, retire, routed, shortages, policy, budget, setbacks)
-        create += [NewGroup(slot, next_incarnation(groups, former, slot), "Move") for slot in away.create]
+        away = _make_way(staying, restless, routed, shortages, policy, budget, setbacks)
+        create += [NewGroup(slot, next_incarnation(lives[slot], former, slot), "Move") for slot in away.create]
         waiting += away.waiting
     retire += away.retire
-    outdated = [group for group in outdated if group not in restless]
+    outdated = _without(outdated, restless)
     if outdated and policy.changes_allowed and not retire and not set(away.create) - set(shortages):
         step = _update_one(alive, outdated, serving, routed, shortages, policy, budget, setbacks, bool(missing))
         if step.create is not None:
-            create.append(NewGroup(step.create, next_incarnation(groups, former, step.create), "Update"))
+            create.append(NewGroup(step.create, next_incarnation(lives[step.create], former, step.create), "Update"))
         retire += step.retire
         blocked = blocked or step.blocked
         waiting += step.waiting
@@ -153,7 +157,7 @@ def plan_rollout(
         "; ".join(each.backing_off for each in waiting if each.backing_off),
         min((delay for delay in delays if 0 < delay < inf), default=None),
         updating=bool(outdated),
-        displaced=tuple(group for group in restless if group not in retire) if policy.changes_allowed else (),
+        displaced=tuple(_without(restless, retire)) if policy.changes_allowed else (),
         held=away.held,
     )
 
@@ -171,6 +175,20 @@ def _on_their_way_out(groups: Iterable[Group], now: float) -> dict[int, float]:
         if group.lifecycle == labels.RETIRING and any(each > 0 for each in left):
             found[group.group] = max(left)
     return found
+
+
+def by_slot(groups: Iterable[Group]) -> dict[int, list[Group]]:
+    """The lives of each slot, in the order given."""
+    found: dict[int, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.group, []).append(group)
+    return found
+
+
+def _without(groups: Iterable[Group], others: Iterable[Group]) -> list[Group]:
+    """By name: to compare groups themselves costs more than all the rest."""
+    names = {group.name for group in others}
+    return [group for group in groups if group.name not in names]
 
 
 def next_incarnation(groups: Iterable[Group], former: Mapping[int, int], slot: int) -> int:
@@ -210,12 +228,12 @@ def _no_longer_wanted(
     As many as are needed stay until others get requests in their place.
     """
     leaving = [group for group in alive if group.group not in slots]
-    for slot in sorted(slots):
-        mates = [group for group in alive if group.group == slot]
-        leaving += _superseded(mates, routed, displaced, policy)
-    staying = sum(group.name in routed for group in alive if group not in leaving)
+    mates = by_slot(alive)
+    for slot in sorted(slots & mates.keys()):
+        leaving += _superseded(mates[slot], routed, displaced, policy)
+    staying = sum(group.name in routed for group in _without(alive, leaving))
     kept = [group for group in reversed(leaving) if group.name in routed][: max(0, policy.needed - staying)]
-    return [group for group in leaving if group not in kept]
+    return _without(leaving, kept)
 
 
 def _superseded(
@@ -250,13 +268,8 @@ def _unproven(
 ) -> list[Group]:
     """Groups of the wanted template that do not serve yet while what they replace still stands."""
     places = {group.group for group in displaced}
-    return [
-        group
-        for group in alive
-        if group.template_hash == policy.template_hash
-        and group.name not in serving
-        and (outdated or (group.group in places and group not in displaced))
-    ]
+    coming = alive if outdated else [group for group in _without(alive, displaced) if group.group in places]
+    return [group for group in coming if group.template_hash == policy.template_hash and group.name not in serving]
 
 
 @dataclass(frozen=True)
@@ -270,9 +283,8 @@ class _Departure:
 
 
 def _make_way(
-    alive: Sequence[Group],
+    staying: Sequence[Group],
     restless: Sequence[Group],
-    retiring: Sequence[Group],
     routed: frozenset[str],
     shortages: Mapping[int, Shortage],
     policy: RolloutPolicy,
@@ -287,10 +299,10 @@ def _make_way(
     retire: list[Group] = []
     held: list[str] = []
     waiting: list[Setback] = []
-    left = {group.name for group in alive if group.name in routed and group not in retiring}
-    for slot in sorted({group.group for group in restless} & set(setbacks)):
-        here = [group for group in restless if group.group == slot]
-        coming = [group for group in alive if group.group == slot and group not in (*here, *retiring)]
+    left = {group.name for group in staying if group.name in routed}
+    leaving, others = by_slot(restless), by_slot(_without(staying, restless))
+    for slot in sorted(leaving.keys() & setbacks.keys()):
+        here, coming = leaving[slot], others.get(slot, [])
         if any(group.template_hash == policy.template_hash for group in coming):
             continue
         if setbacks[slot].holds:
