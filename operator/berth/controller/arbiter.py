@@ -251,26 +251,30 @@ class Arbiter:
                 reasons[node.name] = self._why_avoided(node) or lost
             return reasons[node.name]
 
+        by_name = {node.name: node for node in nodes}
         requests = [
             Request(
                 other.name,
                 other.demand,
                 avoid=frozenset(dying := ledger.held(other.inherits_from)),
                 reusable=dying,
-                goal=replace(other.spread, standing=self._standing(other, nodes)),
+                goal=replace(other.spread, standing=self._standing(other, by_name)),
             )
             for other in queue[: queue.index(claim) + 1]
         ]
         answers = serve_in_order(requests, nodes, used, pool=pool, why_not=why_not)
+        hopeless: list[Demand] = []
         for request in requests[:-1]:
-            keeps = isinstance(answers[request.key], capacity.Shortage) and self._loan(
-                pool, request, nodes, used, why_not
-            )
-            if keeps:
-                if self._now() - self._since[request.key] >= HOLD_SECONDS:
-                    requests = [replace(each, lends=keeps.left) if each is request else each for each in requests]
-                    answers = serve_in_order(requests, nodes, used, pool=pool, why_not=why_not)
-                break
+            if isinstance(answers[request.key], Placement) or request.demand in hopeless:
+                continue
+            keeps = self._loan(pool, request, nodes, used, why_not)
+            if keeps is None:
+                hopeless += () if request.demands_spread else (request.demand,)
+                continue
+            if self._now() - self._since[request.key] >= HOLD_SECONDS:
+                requests = [replace(each, lends=keeps.left) if each is request else each for each in requests]
+                answers = serve_in_order(requests, nodes, used, pool=pool, why_not=why_not)
+            break
         return answers[claim.name]
 
     def _loan(
@@ -316,9 +320,8 @@ class Arbiter:
         others = [pod for pod in listing.items if not self._world.sees(pod)]
         return self._taken_of(resource_name).see(node, bound_pods(others, resource_name), self._now())
 
-    def _standing(self, claim: Claim, nodes: Sequence[NodeView]) -> dict[str, int]:
+    def _standing(self, claim: Claim, by_name: Mapping[str, NodeView]) -> dict[str, int]:
         """Groups of the claim's deployment per failure domain, those just created included."""
-        by_name = {node.name: node for node in nodes}
         others = (
             group["spec"].get("plannedNodes") or ()
             for group in wanted_of((*self._world.groups_of(claim.owner_uid), *self.granted(claim.owner_uid)))

@@ -275,6 +275,11 @@ class Request:
     lends: Mapping[str, int] | None = None
     """By node it keeps while it waits: GPUs younger requests may take. None: it keeps the nodes nearest to fitting."""
 
+    @property
+    def demands_spread(self) -> bool:
+        """Where its deployment's groups stand decides which nodes it may have; else its demand alone does."""
+        return self.goal is not None and self.goal.required
+
 
 def serve_in_order(
     requests: Sequence[Request],
@@ -295,13 +300,21 @@ def serve_in_order(
     waiting = False
     answers: dict[str, Placement | Shortage] = {}
     refused: list[tuple[Demand, Shortage]] = []
+    hopeless: list[Demand] = []
+    """That no nodes would fit if they were empty: whoever asks for the same keeps none either."""
+    by_name = {node.name: node for node in nodes}
 
     def closed(node: NodeView) -> str:
         return kept.get(node.name, "") or why_not(node)
 
     for request in requests:
         # Room only shrinks from one to the next: what did not fit does not fit again. The last one is told exactly why.
-        known = None if request is requests[-1] or request.reusable else _same(request.demand, refused)
+        known = None if request is requests[-1] else _same(request.demand, refused)
+        if known is not None and request.reusable:
+            # But for where its predecessor's members are dying.
+            inherited = [by_name[name] for name in request.reusable if name in by_name]
+            more = sum(_fits(request, node, taken, closed) for node in inherited)
+            known = known if known.fitting + more < request.demand.members else None
         answer = known or place(
             request.demand,
             nodes,
@@ -320,14 +333,16 @@ def serve_in_order(
                 beyond = request.demand.member - request.reusable.get(name, _NOTHING)
                 taken[name] = taken.get(name, _NOTHING) + beyond
             continue
-        if known is None and not request.reusable and answer.fitting < request.demand.members:
+        if known is None and answer.fitting < request.demand.members:
             refused.append((request.demand, answer))
-        if not waiting:
+        if not waiting and (request.lends is not None or request.demand not in hopeless):
             keeps = request.lends
             if keeps is None:
                 keeps = dict.fromkeys(nearest_to_fitting(request, nodes, taken, closed), 0)
             waiting = bool(keeps)
-            for node in nodes:
+            if not waiting and not request.demands_spread:
+                hopeless.append(request.demand)
+            for node in nodes if waiting else ():
                 if keeps.get(node.name, 0) > 0:
                     beyond_loan = free(node, taken).gpus - keeps[node.name]
                     taken[node.name] = taken.get(node.name, _NOTHING) + Usage(gpus=max(0, beyond_loan))
@@ -338,6 +353,10 @@ def serve_in_order(
 
 def _same(demand: Demand, refused: Iterable[tuple[Demand, Shortage]]) -> Shortage | None:
     return next((answer for other, answer in refused if other == demand), None)
+
+
+def _fits(request: Request, node: NodeView, used: Mapping[str, Usage], why_not: WhyNot) -> bool:
+    return _obstacle(request.demand, node, free(node, used, request.reusable), why_not) is None
 
 
 def would_fit(request: Request, node: NodeView, why_not: WhyNot) -> bool:

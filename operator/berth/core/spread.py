@@ -7,6 +7,7 @@ zone, all 4 in one zone only with that one. So every way to go on is scored by t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -182,16 +183,11 @@ def losses(groups: Sequence[Collection[str]], domain_of: Mapping[str, str]) -> L
     if not nodes:
         return None
 
-    def hit(names: Collection[str]) -> int:
-        return sum(not set(names).isdisjoint(members) for members in groups)
-
-    worst_node = max(sorted(nodes), key=lambda name: hit((name,)))
-    found = Losses({}, worst_node, len(groups) - hit((worst_node,)))
+    by_node = Counter(name for members in groups for name in set(members))
+    worst_node = max(sorted(nodes), key=by_node.__getitem__)
+    found = Losses({}, worst_node, len(groups) - by_node[worst_node])
     if not nodes & domain_of.keys():
         return found
-    members_of: dict[str, list[str]] = {}
-    for name in sorted(nodes):
-        members_of.setdefault(domain_of.get(name, ""), []).append(name)
-    counts = {domain: hit(names) for domain, names in members_of.items()}
-    worst = max(sorted(counts), key=lambda domain: counts[domain])
+    counts = Counter(domain for members in groups for domain in {domain_of.get(name, "") for name in members})
+    worst = max(sorted(counts), key=counts.__getitem__)
     return Losses(counts, worst_node, found.after_node, worst, len(groups) - counts[worst])

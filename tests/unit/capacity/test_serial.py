@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,15 +126,49 @@ def _nodes(answer: Placement | Shortage) -> tuple[str, ...]:
     return answer.nodes if isinstance(answer, Placement) else ()
 
 
-@given(clusters, st.lists(demands, min_size=1, max_size=3), st.lists(st.integers(0, 2), max_size=8), st.booleans())
+@given(
+    clusters,
+    st.lists(demands, min_size=1, max_size=3),
+    st.lists(st.tuples(st.integers(0, 2), st.none() | st.integers(0, 4)), max_size=8),
+    st.booleans(),
+    st.booleans(),
+)
 def test_what_did_not_fit_is_not_tried_again_and_nobody_gets_less_for_it(
-    nodes: list[NodeView], kinds: list[Demand], order: list[int], lends: bool
+    nodes: list[NodeView], kinds: list[Demand], order: list[tuple[int, int | None]], lends: bool, full: bool
 ) -> None:
-    """The nodes are those that each gets who asks last, when nothing is known of the others."""
+    """The nodes are those that each gets who asks last, when nothing is known of the others; some are heirs."""
+    used = {each.name: Usage(gpus=each.gpu_allocatable) for each in nodes} if full else {}
+    dying = [{each.name: used[each.name]} for each in nodes if each.name in used]
     requests = [
-        Request(str(i), kinds[kind % len(kinds)], lends={} if lends else None) for i, kind in enumerate([*order, 0])
+        Request(
+            str(number),
+            kinds[kind % len(kinds)],
+            lends={} if lends else None,
+            reusable=dying[heir] if heir is not None and heir < len(dying) else {},
+        )
+        for number, (kind, heir) in enumerate([*order, (0, None)])
     ]
-    together = serve_in_order(requests, nodes, {})
+    together = serve_in_order(requests, nodes, used)
     for count in range(1, len(requests) + 1):
-        alone = serve_in_order(requests[:count], nodes, {})
+        alone = serve_in_order(requests[:count], nodes, used)
         assert _nodes(alone[str(count - 1)]) == _nodes(together[str(count - 1)])
+
+
+@pytest.mark.parametrize("all_dead", [False, True])
+def test_heirs_of_dead_nodes_in_a_full_pool_cost_a_look_at_each_node_and_not_one_each(all_dead: bool) -> None:
+    """As when a zone is lost: each of them asks again with every change."""
+    nodes = [node(f"n{number:03}") for number in range(200)]
+    used = {each.name: Usage(gpus=8) for each in nodes}
+    dead = nodes if all_dead else nodes[:100]
+    requests = [Request(each.name, Demand(1, 8), reusable={each.name: used[each.name]}) for each in dead]
+    looks = 0
+    lost = frozenset(each.name for each in dead)
+
+    def why_not(each: NodeView) -> str:
+        nonlocal looks
+        looks += 1
+        return "is not ready" if each.name in lost else ""
+
+    answers = serve_in_order(requests, nodes, used, why_not=why_not)
+    assert all(isinstance(answer, Shortage) for answer in answers.values())
+    assert looks <= 6 * len(nodes)
