@@ -27,7 +27,7 @@ from berth.core import actions as do
 from berth.core import failover
 from berth.core.announce import Announcement, announcements
 from berth.core.conditions import ACCEPTED, PLACED, READY, STALLED, Condition, merge
-from berth.core.failures import IN_PLACE, UNREACHABLE, doubted_node
+from berth.core.failures import IN_PLACE, doubted_node
 from berth.core.groups import State
 from berth.core.moves.course import ended_ids
 from berth.core.moves.decision import Move
@@ -224,7 +224,7 @@ class Reconciler:
                     reason = str((status.get("evidence") or {}).get("cause", ""))
                     before, after = group.recorded.get("failover") or {}, status.get("failover") or {}
                     for phase, seconds in failover.news(before, after):
-                        self._metrics.failover(phase, reason or UNREACHABLE, seconds)
+                        self._metrics.failover(phase, reason, seconds)
                     if failover.is_false_alarm(group, plan.judgements[group.name]):
                         self._metrics.false_alarm()
 

@@ -64,8 +64,13 @@ def failover_of(
 
 
 def news(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """(phase, seconds) of what the record `after` has and `before` had not."""
-    same = before.get("at") == after.get("at")
+    """(phase, seconds) of what the record `after` has and `before` had not.
+
+    A suspicion is none: its cut is told with the failure, and under its reason, or never if it was a false alarm.
+    """
+    if DETECTED not in after:
+        return []
+    same = before.get("at") == after.get("at") and DETECTED in before
     found = []
     for field, phase in PHASES.items():
         value = after.get(field)

@@ -56,6 +56,8 @@ async def test_traffic_goes_then_evidence_comes_then_the_pod_is_deleted(site: Si
     cut = first(changes, pod, lambda change: change.object["metadata"]["labels"]["berth.dev/serving"] == "false")
     evidence = first(changes, group, lambda change: change.object["status"].get("evidence"))
     deleted = first(changes, pod, lambda change: "deletionTimestamp" in change.object["metadata"])
+    graces = [change.object["metadata"].get("deletionGracePeriodSeconds") for change in changes if change.name == pod]
+    assert all(grace is None or grace <= 5 for grace in graces), "short enough that its GPUs can be inherited"
     successor = first(changes, group.removesuffix("1") + "2", lambda change: True)
     assert cut < evidence < deleted
     assert evidence < successor, "the reservation of the successor comes after the loss is on record"

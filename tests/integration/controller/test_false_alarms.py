@@ -197,7 +197,14 @@ async def everything_silent(scene: Scene) -> None:
     async def frozen() -> bool:
         return (await scene.site.condition("EvacuationsFrozen")).get("status") == "True"
 
+    async def said_of_the_pool() -> bool:
+        pool = await scene.site.cluster.get("gpupools", nodes[0].rpartition("-")[0])
+        return any(
+            (each["type"], each["status"]) == ("EvacuationsFrozen", "True") for each in pool["status"]["conditions"]
+        )
+
     await eventually(frozen)
+    await eventually(said_of_the_pool)
     assert "berth_evacuation_freezes_total 1.0" in scene.berth.app.metrics.render().decode()
     await scene.endure()
     await scene.site.revive(*nodes)

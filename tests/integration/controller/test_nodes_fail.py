@@ -68,6 +68,9 @@ async def test_a_node_that_dies_is_cut_off_and_its_group_replaced_elsewhere(
     assert (told["group"], told["reason"]) == ("g0", "NodeSilent")
     phases = [seconds(told[name]) for name in ("trafficCutAfter", "detectedAfter", "replacedAfter", "restoredAfter")]
     assert phases == sorted(phases)
+    metrics = quick.app.metrics.render().decode()
+    for phase in ("detected", "traffic_cut", "replaced", "restored"):
+        assert f'berth_failover_seconds_count{{phase="{phase}",reason="NodeSilent"}} 1.0' in metrics
 
     async def described() -> bool:
         name = group["metadata"]["name"]
@@ -113,6 +116,7 @@ async def test_a_suspicion_that_was_wrong_costs_nothing_and_is_counted(
         metrics = berth.app.metrics.render().decode()
     assert "berth_false_alarms_total 1.0" in metrics
     assert "berth_group_failures_total{" not in metrics
+    assert "berth_failover_seconds_count{" not in metrics, "it was no failover"
 
 
 async def test_a_taint_that_throws_pods_off_a_node_is_named_and_the_group_moves(
@@ -292,4 +296,5 @@ async def test_an_engine_without_progress_and_without_a_token_for_berth_is_repla
     assert group["status"]["evidence"]["cause"] == "EngineFrozen"
     metrics = quick.app.metrics.render().decode()
     assert 'berth_group_failures_total{reason="EngineFrozen"} 1.0' in metrics
-    assert 'berth_failover_seconds_count{phase="restored",reason="EngineFrozen"} 1.0' in metrics
+    for phase in ("detected", "traffic_cut", "replaced", "restored"):
+        assert f'berth_failover_seconds_count{{phase="{phase}",reason="EngineFrozen"}} 1.0' in metrics

@@ -34,6 +34,24 @@ def test_the_first_is_replaced_at_once_and_then_the_wait_doubles_up_to_its_bound
     )
 
 
+def test_deployments_that_failed_together_do_not_try_again_together() -> None:
+    def next_attempt(uid: str) -> float | None:
+        stored = deployment(tensor=8, groups=1)
+        stored["metadata"]["uid"] = uid
+        simulation = Simulation(stored)
+        for life in (1, 2):
+            for _ in range(8):
+                simulation.kubelets()
+                simulation.run_pass()
+            simulation.pods = {name: pod for name, pod in simulation.pods.items() if f"-g0-{life}-" not in name}
+            plan = simulation.run_pass()
+        return plan.rollout.retry_after
+
+    waits = {next_attempt(uid) for uid in ("a", "b", "c")}
+    assert len(waits) == 3
+    assert all(wait is not None and 10 <= wait <= 12 for wait in waits)
+
+
 def test_past_the_budget_it_waits_until_the_oldest_failure_is_forgotten() -> None:
     assert after(3000, 40, 30, 20, 10) == Setback(600, spent="g0 failed 5 times within 3600s (recovery.maxFailures 5)")
     assert not after(3601, 400, 300, 200, 150).spent

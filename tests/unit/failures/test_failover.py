@@ -99,6 +99,9 @@ def test_news_are_told_once() -> None:
     assert news(first, first) == []
     assert news(first, {**first, "restoredAfter": "60.0s"}) == [("restored", 60.0)]
     assert news(first, {"at": "b", "detectedAfter": "1.2s"}) == [("detected", 1.2)]
+    suspected = {"at": "a", "trafficCutAfter": "13.0s"}
+    assert news({}, suspected) == [], "maybe a false alarm"
+    assert news(suspected, {**suspected, "detectedAfter": "21.0s"}) == [("detected", 21.0), ("traffic_cut", 13.0)]
 
 
 def test_the_last_failover_is_the_latest_failure() -> None:
