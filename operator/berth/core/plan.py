@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from berth import labels
 from berth.api.common import seconds
@@ -151,11 +151,10 @@ def _plan(
         for group in snapshot.groups
         for order in _group_orders(group, judgements[group.name], snapshot, failovers.get(group.name))
     ]
-    cuts = [order for order in orders if isinstance(order, SetServing) and not order.serving]
-    actions: list[Action] = [*cuts]
+    actions: list[Action] = [order for order in orders if _is_cut(order)]
     if wanted is not None:
         actions += _children(snapshot, templates)
-    actions += [order for order in orders if order not in cuts]
+    actions += [order for order in orders if not _is_cut(order)]
     if wanted is not None:
         for group in rollout.retire:
             actions += group_life.retire(group, snapshot.now)
@@ -339,12 +338,16 @@ def _due(step: Step | None, now: float) -> float | None:
     return max(1.0, min(left, LOOK_SECONDS)) if step.phase == "Judging" else max(1.0, left)
 
 
+def _is_cut(order: Action) -> TypeGuard[SetServing]:
+    return isinstance(order, SetServing) and not order.serving
+
+
 def _as_marked(group: Group, judgement: Judgement, now: float) -> Group:
     """The group as it will be once this pass's orders for it are carried out.
 
     So a lost one is replaced in the same pass, and nobody leaves in favour of one that is being cut off.
     """
-    cut = {order.member.uid for order in judgement.actions if isinstance(order, SetServing) and not order.serving}
+    cut = {order.member.uid for order in judgement.actions if _is_cut(order)}
     group = replace(
         group, members=tuple(replace(each, serving=False) if each.uid in cut else each for each in group.members)
     )
