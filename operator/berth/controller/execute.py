@@ -7,6 +7,7 @@ carry UID preconditions. What the API server refuses for good ends in the outcom
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ class Executor:
         """Carry out `orders`; raises Conflict or Transient where the rest has to wait for another look."""
         done = _Progress()
         for order in orders:
+            if isinstance(order, do.Word):
+                continue
             if done.conflicts and isinstance(order, do.Create | do.Reserve):
                 continue
             if isinstance(order, do.Create) and order.group.uid in done.given_up:
@@ -64,11 +67,12 @@ class Executor:
                 except (Rejected, Forbidden) as error:
                     _log.warning("refused: %s", error)
                     await self._give_up(order, str(error), done)
+        await self._tell_leaders(orders)
         return Outcome(done.shortages, tuple(done.conflicts), tuple(done.refusals))
 
     async def _carry_out(
         self,
-        order: do.Action,
+        order: do.Write,
         namespace: str,
         claim: Callable[[do.Reserve], Claim],
         done: _Progress,
@@ -92,10 +96,6 @@ class Executor:
                 await self._patch_pod(namespace, member, {"metadata": {"labels": dict(member.lost_labels)}})
             case do.Ungate(member):
                 await self._patch_pod(namespace, member, {"spec": {"schedulingGates": None}})
-            case do.Drain(member):
-                await self._tell(member, self._prober.drain)
-            case do.Resume(member):
-                await self._tell(member, self._prober.resume)
             case do.DeleteMember(member, grace):
                 await self._delete(POD, namespace, member.name, member.uid, grace)
             case do.DeleteGroup(group):
@@ -181,6 +181,16 @@ class Executor:
 
     async def _patch_pod(self, namespace: str, member: Member, patch: Object) -> None:
         await _if_there(self._client.merge_patch(POD, namespace, member.name, patch, uid=member.uid))
+
+    async def _tell_leaders(self, orders: tuple[do.Action, ...]) -> None:
+        """Last, and all at once: those on dead nodes answer nothing, and nobody else has to wait for that."""
+        async with asyncio.TaskGroup() as tasks:
+            for order in orders:
+                match order:
+                    case do.Drain(member):
+                        tasks.create_task(self._tell(member, self._prober.drain))
+                    case do.Resume(member):
+                        tasks.create_task(self._tell(member, self._prober.resume))
 
     async def _tell(self, member: Member, order: Callable[[str], Awaitable[None]]) -> None:
         """A leader that cannot be told is told again at the next look, or ended by its drain time-out."""

@@ -115,7 +115,7 @@ class DeleteConfigMap:
     uid: str
 
 
-Action = (
+Write = (
     Ensure
     | Create
     | Reserve
@@ -124,9 +124,11 @@ Action = (
     | SetServing
     | Restore
     | Ungate
-    | Drain
-    | Resume
     | DeleteMember
     | DeleteGroup
     | DeleteConfigMap
 )
+"""To the API server."""
+Word = Drain | Resume
+"""To a leader."""
+Action = Write | Word
