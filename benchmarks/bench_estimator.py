@@ -24,7 +24,7 @@ from benchmarks import second_opinion
 from benchmarks.fit_estimator import DATA, Data, Floats, Mask, cross_validate, error_quantiles, load
 from berth.estimator.coefficients import FittedCoefficients
 from berth.estimator.memory import kv_tokens, requests_in_flight
-from berth.estimator.predict import MAX_BATCH_SIZE, MAX_NUM_TOKENS, copy_of
+from berth.estimator.predict import copy_of
 from berth.estimator.rows import coefficients_of, error_class, predict_measurements
 
 ROOFLINE = FittedCoefficients(
@@ -139,8 +139,8 @@ def second_opinions(data: Data) -> Floats:
     values = []
     for m in data.measurements:
         copy = copy_of(m)
-        room = kv_tokens(copy, coefficients_of(m, ROOFLINE).reserve, MAX_NUM_TOKENS)
-        admitted = float(requests_in_flight(room, m.prompt, m.output, MAX_BATCH_SIZE))
+        room = kv_tokens(copy, coefficients_of(m, ROOFLINE).reserve, m.limits.num_tokens, m.limits.kv_fraction)
+        admitted = float(requests_in_flight(room, m.prompt, m.output, m.limits.batch_size))
         values.append(second_opinion.predict(m, max(min(admitted, m.clients), 1.0)))
     return np.array(values)
 

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from berth.estimator import coefficients as packaged
-from berth.estimator.coefficients import LEVELS, FittedCoefficients, condition, hiding, lock_step
+from berth.estimator.coefficients import LEVELS, FittedCoefficients, condition, lock_step, structure
 from berth.estimator.predict import Cases, closed_form
 from berth.estimator.published import ALL_REDUCE, Measurement, Unsupported, measurement
 from berth.estimator.rows import error_class, predict_measurements
@@ -76,7 +76,6 @@ SPREADS = {
     ("compute", "generation"): 0.12,
     ("all_reduce", "link"): 0.2,
     ("all_reduce_wait", "generation"): 0.5,
-    ("layer_overhead", "style"): 0.7,
     ("layer_overhead", "generation"): 0.5,
     ("step_overhead", "generation"): 1.0,
     ("sequence_overhead", "generation"): 0.5,
@@ -162,7 +161,8 @@ class Problem:
         self.conditions = [
             {**condition_of(m), "source": str(source)} for m, source in zip(self.measurements, sources, strict=True)
         ]
-        self.hiding = np.array([hiding(c) for c in self.conditions])
+        structures = [structure(c) for c in self.conditions]
+        self.structure = {name: np.array([s[name] for s in structures]) for name in structures[0]}
         self.lock_step = np.array([lock_step(c) for c in self.conditions])
         self.parameters: list[tuple[str, str, str]] = []
         columns, start, spread = [], [], []
@@ -193,7 +193,7 @@ class Problem:
             own = self.coefficient == i
             values[name] = np.exp(self.design[:, own] @ x[own])
         values["interference"] = values["interference"] * self.lock_step
-        return Coefficients(**values, hiding=self.hiding)
+        return Coefficients(**values, **self.structure)
 
     def residuals(self, c: Coefficients) -> Floats:
         result: Floats = np.log(self.cases.predict(c, whole=False)) - self.observed

@@ -43,7 +43,7 @@ def iteration_time(
     Every finished request is replaced, so prompts of `interfering` requests (default: all in flight) are processed per
     `output` iterations. A prompt is one chunk of an iteration, or several if it is longer than the token budget: most
     iterations carry none while requests are few, all carry some when they are many, and when even that is not enough
-    the budget bounds how many can decode.
+    the budget bounds how many can decode. Schedulers that keep prompts apart run each in an iteration without decodes.
     """
     interfering = in_flight if interfering is None else interfering
     decodes = np.maximum(np.minimum(in_flight, max_num_tokens / (1 + prompt / output)), 1)
@@ -53,8 +53,10 @@ def iteration_time(
     chunk = interfering * prompt / output / np.maximum(share, 1e-12)
     context = decodes * (prompt + output / 2)
     plain = step_parts(copy, c, decodes, context).total
-    with_chunk = step_parts(copy, c, decodes, context, chunk, chunk * (prompt + 1) / 2).total
-    return (plain + share * (with_chunk - plain)) * in_flight / decodes
+    pairs = chunk * (prompt + 1) / 2
+    shared = step_parts(copy, c, decodes, context, chunk, pairs).total - plain
+    apart = step_parts(copy, c, 0.0 * decodes, 0.0 * decodes, chunk, pairs, sampled=chunk / prompt).total
+    return (plain + share * np.where(c.prompts_apart, apart, shared)) * in_flight / decodes
 
 
 def time_per_output_token(

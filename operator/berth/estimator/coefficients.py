@@ -83,13 +83,28 @@ _HIDING: Final = {"eager": 3.0}
 graphs leave gaps on the GPU itself, which add up."""
 
 
-def hiding(condition: Condition) -> float:
-    """`Coefficients.hiding` for this condition; the one coefficient that is not fitted."""
-    return _HIDING.get(condition["style"], 1.0)
-
-
 _PREFILL_FIRST: Final = frozenset({"sglang", "tgi", "vllm-2023", "vllm-2024"})
-"""Runtimes that, where they are left as they come, run the prompts that wait before any further step of decoding."""
+"""Runtimes that, where they are left as they come, run the prompts that wait before any further step of decoding, and
+not in one batch with it (vLLM's documentation of chunked prefill until 0.6, SGLang's of `enable_mixed_chunk`, the calls
+of TGI's router)."""
+
+
+_TRITON_GPTQ: Final = frozenset({"", "tgi-0.9", "tgi-1.0", "tgi-1.1"})
+"""Versions of TGI that multiply by GPTQ weights in Triton in two of the four matrices of a layer, those that are split
+by column (text-generation-inference, issue 1098: until 1.1.0)."""
+_TRITON_LAUNCH: Final = 73e-6
+"""Seconds of the host that starting a product takes more in Triton than in PyTorch: 96 against 23 us (triton, issue
+459)."""
+
+
+def structure(condition: Condition) -> Mapping[str, float]:
+    """The coefficients that are not fitted: what a runtime does, not how well."""
+    gptq = condition["generation"] == "tgi" and condition["weights"] == "int4-gptq/eager"
+    return {
+        "hiding": _HIDING.get(condition["style"], 1.0),
+        "matrix_launches": 2 * _TRITON_LAUNCH if gptq and condition["version"] in _TRITON_GPTQ else 0.0,
+        "prompts_apart": float(condition["generation"] in _PREFILL_FIRST),
+    }
 
 
 def lock_step(condition: Condition) -> float:
@@ -114,7 +129,7 @@ class FittedCoefficients:
     provenance: Mapping[str, Any]
 
     def resolve(self, condition: Condition) -> Coefficients:
-        values = {**self.base, "hiding": hiding(condition)}
+        values = {**self.base, **structure(condition)}
         for name, kinds in self.factors.items():
             for kind, levels in kinds.items():
                 values[name] *= levels.get(condition.get(kind, ""), 1.0)

@@ -25,7 +25,6 @@ Indices = npt.NDArray[np.intp]
 
 MAX_NUM_TOKENS: Final = 8192.0
 """Token budget of an iteration where a source does not state one."""
-MAX_BATCH_SIZE: Final = 4096.0
 
 
 def closed_form(m: Measurement) -> str | None:
@@ -67,16 +66,19 @@ class _Load:
     prompt: Floats
     output: Floats
     requests: Floats
+    batch_size: Floats
+    num_tokens: Floats
+    kv_fraction: Floats
     whole: bool
 
     @property
     def in_flight(self) -> Floats:
         """Requests in service at once: the clients, or as many as the KV cache admits."""
-        room = kv_tokens(self.copy, self.c.reserve, MAX_NUM_TOKENS)
+        room = kv_tokens(self.copy, self.c.reserve, self.num_tokens, self.kv_fraction)
         if self.whole:
-            admitted = requests_in_flight(room, self.prompt, self.output, MAX_BATCH_SIZE)
+            admitted = requests_in_flight(room, self.prompt, self.output, self.batch_size)
         else:
-            admitted = np.minimum(room / whole_blocks(self.prompt + self.output), MAX_BATCH_SIZE)
+            admitted = np.minimum(room / whole_blocks(self.prompt + self.output), self.batch_size)
         result: Floats = np.maximum(np.minimum(admitted, self.clients), 1.0)
         return result
 
@@ -91,22 +93,22 @@ class _Load:
 
     def token_time(self) -> Numbers:
         return batching.time_per_output_token(
-            self.copy, self.c, self.in_flight, self.prompt, self.output, MAX_NUM_TOKENS
+            self.copy, self.c, self.in_flight, self.prompt, self.output, self.num_tokens
         )
 
     def request_time(self) -> Numbers:
         """From sending to the last token, waiting for a place included."""
         n = self.in_flight
-        served = batching.request_time(self.copy, self.c, n, self.prompt, self.output, MAX_NUM_TOKENS)
+        served = batching.request_time(self.copy, self.c, n, self.prompt, self.output, self.num_tokens)
         return served * np.where(np.isfinite(self.clients), self.clients / n, 1.0)
 
     def closed_rate(self) -> Numbers:
         n = self.in_flight
-        return n * self.output / batching.request_time(self.copy, self.c, n, self.prompt, self.output, MAX_NUM_TOKENS)
+        return n * self.output / batching.request_time(self.copy, self.c, n, self.prompt, self.output, self.num_tokens)
 
     def saturated_rate(self) -> Numbers:
         return batching.finite_run_throughput(
-            self.copy, self.c, self.in_flight, self.prompt, self.output, MAX_NUM_TOKENS, self.requests
+            self.copy, self.c, self.in_flight, self.prompt, self.output, self.num_tokens, self.requests
         )
 
 
@@ -133,7 +135,10 @@ class Cases:
         self.clients = np.array([m.clients for m in measurements])
         self.prompt = np.array([m.prompt for m in measurements])
         self.output = np.array([m.output for m in measurements])
-        stated = np.array([m.requests for m in measurements])
+        stated = np.array([m.requests or m.limits.requests for m in measurements])
+        self.batch_size = np.array([m.limits.batch_size for m in measurements])
+        self.num_tokens = np.array([m.limits.num_tokens for m in measurements])
+        self.kv_fraction = np.array([m.limits.kv_fraction for m in measurements])
         self.requests = np.where(stated > 0, stated, benchmark_requests(self.prompt, self.output))
         self.scale = np.array([m.scale for m in measurements])
         forms = np.array([closed_form(m) or "" for m in measurements])
@@ -156,6 +161,9 @@ class Cases:
                 prompt=self.prompt[index],
                 output=self.output[index],
                 requests=self.requests[index],
+                batch_size=self.batch_size[index],
+                num_tokens=self.num_tokens[index],
+                kv_fraction=self.kv_fraction[index],
                 whole=whole,
             )
             result[index] = _CLOSED_FORMS[form](load)

@@ -14,6 +14,7 @@ from typing import Final
 
 from berth.estimator.copies import model_copy
 from berth.estimator.hardware import GPU_TYPES, NVLINK, NVLINK_BRIDGE, PCIE, GPUType
+from berth.estimator.memory import KV_FRACTION
 from berth.estimator.models import ModelSpec, catalogue, model
 from berth.estimator.precision import precision as precision_of
 from berth.estimator.runtimes import Runtime, runtime_of
@@ -44,6 +45,18 @@ METRICS: Final = {
     "allreduce_us": ALL_REDUCE,
 }
 """Metric of a row to the quantity it measures."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a benchmark's engine was run, as far as its source says it."""
+
+    batch_size: float = 4096.0
+    num_tokens: float = 8192.0
+    """Token budget of an iteration."""
+    kv_fraction: float = KV_FRACTION
+    requests: int = 0
+    """Requests of the whole run; 0: by their length."""
 
 
 class Unsupported(Exception):
@@ -80,6 +93,7 @@ class Measurement:
     """Requests of the whole run; 0 if not stated."""
     varied: bool = False
     """Prompts and answers are those of conversations, of all lengths, not made to measure."""
+    limits: Limits = Limits()
     message_bytes: float = 0.0
     """Of an all-reduce."""
     nccl: bool = False
@@ -128,6 +142,7 @@ def measurement(row: Row) -> Measurement:
         between_tokens=bool(re.search(r"p50 token latency|median (itl|inter-token)", notes, re.IGNORECASE)),
         whole_request="over whole request" in notes,
         requests=_requests(notes),
+        limits=_DOCUMENTED.get(runtime.version, Limits()) if load == SATURATED else Limits(),
         varied=_of_conversations(row, notes),
     )
 
@@ -361,6 +376,14 @@ def _lengths(row: Row, notes: str) -> tuple[float, float]:
 
 def _of_conversations(row: Row, notes: str) -> bool:
     return "sharegpt" in f"{notes} {_text(row, 'source')}".lower()
+
+
+_DOCUMENTED: Final = {
+    "trtllm-0.10": Limits(batch_size=2048, num_tokens=2048, kv_fraction=0.9, requests=2000),
+    "trtllm-0.11": Limits(kv_fraction=0.99),
+    "trtllm-0.12": Limits(kv_fraction=0.99),
+}
+"""How the performance overviews of these versions say that their tables were made (0.11: most models)."""
 
 
 def _requests(notes: str) -> int:

@@ -26,7 +26,7 @@ from berth.estimator.memory import (
     whole_blocks,
 )
 from berth.estimator.network import all_reduce_table, all_reduce_time
-from berth.estimator.predict import MAX_BATCH_SIZE, MAX_NUM_TOKENS, Cases, closed_form, copy_of
+from berth.estimator.predict import MAX_NUM_TOKENS, Cases, closed_form, copy_of
 from berth.estimator.published import ALL_REDUCE, CLOSED, OPEN, STATIC, Measurement, Row, Unsupported, measurement
 from berth.estimator.simulation import StepTable, serve
 from berth.estimator.steps import Coefficients, step_parts
@@ -153,8 +153,9 @@ def _simulated(m: Measurement, c: Coefficients) -> float:
     arrival = _arrivals(m)
     random = np.random.default_rng(_SEED)
     prompt, output = (_lengths(mean, len(arrival), random, m.varied) for mean in (m.prompt, m.output))
-    room = max(float(kv_tokens(copy, c.reserve, MAX_NUM_TOKENS)), float(whole_blocks(float(np.max(prompt + output)))))
-    engine = EngineModel(step, int(room), int(MAX_BATCH_SIZE), int(MAX_NUM_TOKENS), 0.0, BLOCK_TOKENS)
+    room = float(kv_tokens(copy, c.reserve, m.limits.num_tokens, m.limits.kv_fraction))
+    room = max(room, float(whole_blocks(float(np.max(prompt + output)))))
+    engine = EngineModel(step, int(room), int(m.limits.batch_size), int(m.limits.num_tokens), 0.0, BLOCK_TOKENS)
     requests = Requests(arrival, prompt, 0 * prompt, output, prompt + output)
     served = serve(engine, requests, StepTable(engine, m.prompt + m.output / 2))
     if m.quantity == "throughput":

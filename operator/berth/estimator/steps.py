@@ -51,6 +51,10 @@ class Coefficients:
     layer_overhead: Numbers
     hiding: Numbers
     """Exponent of the smooth maximum of launches and GPU work: 1 adds them up, large hides the shorter."""
+    matrix_launches: Numbers
+    """Seconds per layer that launching its matrix products takes beyond `layer_overhead`."""
+    prompts_apart: Numbers
+    """1 where prompts run in iterations of their own, 0 where they share iterations with decoding."""
     step_overhead: Numbers
     sequence_overhead: Numbers
     """Seconds per iteration and decoding request: sampling, scheduling, detokenizing."""
@@ -133,7 +137,7 @@ def step_parts(
         all_reduce=layers * copy.all_reduces * one_all_reduce + hop,
         overhead=0.0,
     )
-    launches = smooth_maximum(parts.work, layers * c.layer_overhead, c.hiding) - parts.work
+    launches = smooth_maximum(parts.work, layers * (c.layer_overhead + c.matrix_launches), c.hiding) - parts.work
     host = stages * (c.step_overhead + c.sequence_overhead * decodes / micro)
     return replace(parts, overhead=launches + host)
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import random
 import string
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from berth.estimator.coefficients import condition, fitted, lock_step
-from berth.estimator.published import METRICS, Unsupported, measurement
+from berth.estimator.predict import Cases
+from berth.estimator.published import METRICS, Limits, Unsupported, measurement
 from berth.estimator.rows import coefficients_of, predict_row, predict_rows
 from berth.estimator.runtimes import attention_kernel, runtime_of
+from berth.estimator.steps import Coefficients
 
 ROW = {
     "source": "TensorRT-LLM docs v0.17 (max load)",
@@ -143,6 +146,30 @@ def test_schedulers_that_run_prompts_first_keep_equal_requests_in_lock_step() ->
         1.0,
         1.0,
     ]
+
+
+def test_what_runtimes_of_2023_do_is_told_from_how_well() -> None:
+    def coefficients(source: str, precision: str = "bf16") -> Coefficients:
+        found = measurement(row(source=source, notes="", weights_precision=precision, kv_precision="bf16"))
+        return coefficients_of(found, fitted())
+
+    sources = ("TGI 1.0.3", "vLLM 0.2.0", "SGLang 0.5", "vLLM 0.10", "TensorRT-LLM 1.0")
+    assert [coefficients(source).prompts_apart for source in sources] == [1, 1, 1, 0, 0]
+    assert coefficients("TGI 1.0.3", "int4-gptq").matrix_launches > 100e-6
+    assert not coefficients("TGI 1.0.3").matrix_launches
+    assert not coefficients("vLLM 0.2.0", "int4-awq").matrix_launches
+
+
+def test_tables_of_an_engine_that_was_run_otherwise_are_predicted_as_they_were_run() -> None:
+    docs = measurement(
+        row(source="TensorRT-LLM docs v0.10.0 (max load)", tp="8", input_tokens="128", output_tokens="128")
+    )
+    assert (docs.limits.batch_size, docs.limits.num_tokens, docs.limits.requests) == (2048, 2048, 2000)
+    assert measurement(row(source="TensorRT-LLM docs v0.10.0", concurrency="8")).limits == Limits()
+    as_run, at_large = (
+        Cases([m]).predict(coefficients_of(m, fitted())) for m in (docs, replace(docs, limits=Limits()))
+    )
+    assert as_run < at_large
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,17 @@ def test_prompts_that_delay_no_token_make_no_request_faster() -> None:
     assert batching.request_time(candidate.copy, first, *load) == batching.request_time(candidate.copy, mixed, *load)
 
 
+def test_prompts_that_share_no_iteration_pay_for_launches_of_their_own() -> None:
+    candidate = Candidate(model("llama-2-13b"), gpu("A100-SXM-40"), 8)
+    eager = replace(candidate.coefficients, layer_overhead=500e-6, hiding=3.0)
+    load = (16.0, 256.0, 64.0, 8192.0)
+    shared, apart = (
+        batching.iteration_time(candidate.copy, replace(eager, prompts_apart=kept), *load) for kept in (0.0, 1.0)
+    )
+    launches = 40 * 500e-6
+    assert shared < apart < shared + 16 / 64 * 1.2 * launches
+
+
 @given(candidates(), st.integers(16, 4096), st.integers(2, 2048))
 @settings(max_examples=40, deadline=None)
 def test_throughput_never_falls_when_a_request_joins(candidate: Candidate, prompt: int, output: int) -> None:
