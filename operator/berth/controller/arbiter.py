@@ -269,7 +269,8 @@ class Arbiter:
                 continue
             keeps = self._loan(pool, request, nodes, used, why_not)
             if keeps is None:
-                hopeless += () if request.demands_spread else (request.demand,)
+                if not request.demands_spread:
+                    hopeless.append(request.demand)
                 continue
             if self._now() - self._since[request.key] >= HOLD_SECONDS:
                 requests = [replace(each, lends=keeps.left) if each is request else each for each in requests]

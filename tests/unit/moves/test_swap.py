@@ -21,6 +21,7 @@ from tests.unit.moves.test_underway import (
     _pool_of,
     edit,
     settle,
+    suffer,
     until,
     wipe,
 )
@@ -148,13 +149,7 @@ def test_whatever_happens_enough_groups_serve_no_more_gpus_are_held_and_it_ends(
     to: tuple[int, int], faults: list[tuple[Callable[[Moving, int], None], int, int]]
 ) -> None:
     simulation = Swapping(*to)
-    simulation.started = True
-    for fault, number, steps in faults:
-        fault(simulation, number)
-        for _ in range(steps):
-            simulation.step()
-    simulation.stored["spec"]["pause"] = "None"
-    settle(simulation)
+    suffer(simulation, faults)
     assert len(set(simulation.living())) == 1, "\n".join(simulation.history[-60:])
     assert simulation.served() == len(simulation.living())
     ended = [each["id"] for each in simulation.recent()]

@@ -148,6 +148,17 @@ def settle(simulation: Moving) -> None:
     until(simulation, lambda: simulation.served() >= 2 and simulation.roles() == {""})
 
 
+def suffer(simulation: Moving, faults: list[tuple[Callable[[Moving, int], None], int, int]]) -> None:
+    """Each fault, with its number, and so many steps after it; then all is well again."""
+    simulation.started = True
+    for fault, number, steps in faults:
+        fault(simulation, number)
+        for _ in range(steps):
+            simulation.step()
+    simulation.stored["spec"]["pause"] = "None"
+    settle(simulation)
+
+
 def test_the_flip_is_one_pass_and_old_groups_are_cut_after_it() -> None:
     simulation = Moving()
     until(simulation, lambda: "outgoing" in simulation.roles())
@@ -323,13 +334,7 @@ def test_whatever_happens_enough_groups_serve_and_the_move_ends(
     room: int, faults: list[tuple[Callable[[Moving, int], None], int, int]]
 ) -> None:
     simulation = Moving(room)
-    simulation.started = True
-    for fault, number, steps in faults:
-        fault(simulation, number)
-        for _ in range(steps):
-            simulation.step()
-    simulation.stored["spec"]["pause"] = "None"
-    settle(simulation)
+    suffer(simulation, faults)
     living = [g for g in simulation.groups.values() if g["metadata"]["labels"][labels.LIFECYCLE] == labels.COMMITTED]
     assert len({_pool_of(group) for group in living}) == 1, "\n".join(simulation.history[-60:])
     assert simulation.served() == len(living)

@@ -41,21 +41,9 @@ def pool(name: str, gpu: str = "H100-SXM-80", price: str = "2.99", nodes: int = 
     return parse_gpupool(manifest)
 
 
-def simulated(
-    pools: Sequence[GPUPool],
-    days: float,
-    *,
-    hidden: Mapping[str, float] | None = None,
-    events: Sequence[Event] = (),
-    load: float = 5.4,
-    swing: float = 1.0,
-    seed: int = 0,
-    **spec: Any,
-) -> Course:
-    """One deployment of a 70B under Berth for so many days of the recorded hour."""
-    return simulated_together(
-        ["chat"], pools, days, hidden=hidden, events=events, load=load, swing=swing, seed=seed, **spec
-    )[0]
+def simulated(pools: Sequence[GPUPool], days: float, **options: Any) -> Course:
+    """One deployment of a 70B under Berth for so many days of the recorded hour; options as in `simulated_together`."""
+    return simulated_together(["chat"], pools, days, **options)[0]
 
 
 def simulated_together(
