@@ -289,7 +289,8 @@ class Reconciler:
     def _ask(self, key: Key, snapshot: Snapshot, plan: Plan) -> None:
         questions = (question(member, what) for member, what in plan.questions)
         alive = frozenset(group.leader.uid for group in snapshot.groups if group.leader is not None)
-        self._monitor.ask(key, frozenset(each for each in questions if each is not None), alive)
+        told = {order.member.uid: order.member.restarts for order in plan.actions if isinstance(order, do.Drain)}
+        self._monitor.ask(key, frozenset(each for each in questions if each is not None), alive, told)
         self._measuring.follow(key, snapshot, plan)
 
     async def _write_status(

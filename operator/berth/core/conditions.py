@@ -138,7 +138,7 @@ GROUP_REASONS: Final[Mapping[str, str]] = {
     "EngineFrozen": "The engine has work, makes no progress, and gave Berth no token.",
     "AwaitingFlip": "It answers with tokens, and gets requests together with the other groups of its move.",
     "AwaitingVerdict": "A move has left it: whole and without requests until the move is judged.",
-    "Resuming": "It was drained and is to take requests again.",
+    "Resuming": "It had no requests, and gets them again once it says that it takes them.",
     "Requested": "Somebody asked for its replacement by annotation.",
     "DeadlineExceeded": "It did not serve within update.deadline while what it was to replace still stands.",
     "Failed": "It failed; why was lost.",

@@ -200,6 +200,8 @@ def _progress(group: Group, answer: Answer | None, policy: GroupPolicy, now: flo
     doubt = suspicion(group, answer, around)
     if doubt and around.others_serve:
         return Judgement(State.WARMING, UNREACHABLE, doubt, _cut(group))
+    if around.others_serve and proven and not leader.serving and not _heard(leader, answer):
+        return Judgement(State.WARMING, RESUMING, f"waiting to hear whether {leader.name} takes requests")
     flip = () if leader.serving and proven else (SetServing(leader, True),)
     return Judgement(State.SERVING, "Serving", "answers with tokens", flip)
 
@@ -212,6 +214,13 @@ def _kept(group: Group, answer: Answer | None) -> Judgement:
     told = (Drain(leader),) if leader is not None and proven and not _drains(leader, answer) else ()
     message = "gets no requests; kept until its move is judged"
     return Judgement(State.DRAINING, "AwaitingVerdict", message, (*_cut(group), *told))
+
+
+def _heard(leader: Member, answer: Answer | None) -> bool:
+    """Whether anything is known of this life; one of which nothing is may be draining, as before a restart of Berth."""
+    if answer is None or (answer.uid, answer.restarts) != (leader.uid, leader.restarts):
+        return False
+    return answer.reached or answer.unreachable
 
 
 def _drains(leader: Member, answer: Answer | None) -> bool:

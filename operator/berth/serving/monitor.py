@@ -14,6 +14,7 @@ import asyncio
 import zlib
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from berth.core.groups import HEARD_WITHIN_SECONDS
@@ -85,12 +86,25 @@ class Monitor:
             if answer.reached or answer.unreachable
         }
 
-    def ask(self, key: Hashable, questions: frozenset[Question], alive: frozenset[str]) -> None:
-        """From now on these are the open questions of `key`; `alive` are the pods whose answers are worth keeping."""
+    def ask(
+        self,
+        key: Hashable,
+        questions: frozenset[Question],
+        alive: frozenset[str],
+        told_to_drain: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """From now on these are the open questions of `key`; `alive` are the pods whose answers are worth keeping.
+
+        Leaders that were `told_to_drain` by now, restarts by pod UID, count as draining until they are heard again.
+        """
         running = self._tasks.pop(key, {})
         for stale in set(running) - questions:
             running.pop(stale).cancel()
         answers = {uid: answer for uid, answer in self._answers.pop(key, {}).items() if uid in alive}
+        for uid, restarts in told_to_drain.items():
+            known = _of_life(answers.get(uid), uid, restarts)
+            if uid in alive and not known.draining:
+                answers[uid] = replace(known, draining=True)
         if answers or questions:
             self._answers[key] = answers
         for new in questions - set(running):
@@ -171,6 +185,8 @@ class Monitor:
                     frozen_for=frozen,
                 )
             answer = replace(answer, canary_missed=await self._canary_missed(asked, answer))
+            if self._before(key, asked) != before:
+                continue  # told to drain while it was asked: what it said is of the time before
             heard_again = answer.misses < before.misses  # others may have waited for it to stand in for them
             changed = _doubts(answer) != _doubts(before) or answer.draining != before.draining
             self._learn(key, answer, news=heard_again or changed or answer.canary_missed)
@@ -193,13 +209,17 @@ class Monitor:
 
     def _before(self, key: Hashable, asked: Question) -> Answer:
         """What is known of this container life."""
-        known = self._answers[key].get(asked.uid)
-        return known if known and known.restarts == asked.restarts else Answer(asked.uid, asked.restarts)
+        return _of_life(self._answers[key].get(asked.uid), asked.uid, asked.restarts)
 
     def _learn(self, key: Hashable, answer: Answer, *, news: bool) -> None:
         self._answers[key][answer.uid] = answer  # looked up again: a pass may have renewed it meanwhile
         if news:
             self._wake(key)
+
+
+def _of_life(known: Answer | None, uid: str, restarts: int) -> Answer:
+    """What is known of this container life, if only that nothing is."""
+    return known if known is not None and known.restarts == restarts else Answer(uid, restarts)
 
 
 def _outstanding(before: Progress, after: Progress) -> bool:

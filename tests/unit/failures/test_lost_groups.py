@@ -137,7 +137,19 @@ def test_one_that_was_suspected_has_its_requests_back_once_it_or_its_node_is_hea
     assert judgement.serving == back
     assert look(suspected, answer, contact=contact, others=False).serving, "the last one is not cut off"
     turned = replace(suspected, recorded={"memberUIDs": ["uid-0"]})
-    assert look(turned, answer, contact=contact).serving, "one whose label somebody took was never suspected"
+    heard = answer is not None
+    assert look(turned, answer, contact=contact).serving == heard, "one whose label somebody took was never suspected"
+    assert look(turned, answer, contact=contact, others=False).serving
+
+
+def test_one_without_requests_of_which_nothing_is_known_gets_none_beside_others_for_it_may_be_draining() -> None:
+    returned = group(replace(LEADER, serving=False))
+    assert not look(returned, None).serving
+    assert not look(returned, replace(WELL, restarts=1)).serving, "that was another life"
+    drains = look(returned, replace(WELL, draining=True))
+    assert (drains.serving, drains.actions) == (False, (do.Resume(returned.members[0]),))
+    assert look(returned, WELL).serving
+    assert look(returned, None, others=False).serving
 
 
 def test_a_silent_node_whose_leader_is_silent_is_lost() -> None:
