@@ -47,8 +47,9 @@ def move_asked_for(snapshot: Snapshot, asked: Request, supplies: Iterable[Supply
     spec = snapshot.deployment.spec
     for_traffic = here.groups_for_traffic if now.groups_for_traffic is None else now.groups_for_traffic
     leaves = min(max(for_traffic, spec.replica_groups.min_available), now.allocation.groups)
+    needed = min(there.needed, there.groups)
     one_by_one = spec.update.surge == "Never"
-    if one_by_one and (words := why_not(now.allocation, to, leaves, _per_group(here), _per_group(there))):
+    if one_by_one and (words := why_not(now.allocation, to, leaves, needed)):
         raise _refusal(f"update.surge is Never, and groups cannot change places one by one: {words}")
     return Move(
         id=digest({"uid": snapshot.deployment.metadata.uid, "request": asked.text}, 8),
@@ -57,7 +58,7 @@ def move_asked_for(snapshot: Snapshot, asked: Request, supplies: Iterable[Supply
         cause="Requested",
         reason="asked for",
         decision=Decision(to, there.groups_for_traffic),
-        needed=min(there.needed, there.groups),
+        needed=needed,
         capacity_from=_per_group(here),
         capacity_to=_per_group(there),
         cooldown=0.0,

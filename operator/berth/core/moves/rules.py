@@ -243,8 +243,7 @@ def _one_by_one(policy: Policy, state: State, option: Option, found: Weighed, in
     """Why groups cannot change places, where there is no surge; no more GPUs are held than now if they can."""
     candidate = option.candidate
     to = candidate.layout.allocation(candidate.groups)
-    carried = [each.capacity.load if each.capacity is not None else 0.0 for each in (found.stay, candidate)]
-    words = why_not(in_force, to, state.needed, *carried)
+    words = why_not(in_force, to, state.needed, candidate.needed)
     if words or state.waiting:
         words = words or "not all groups here have found room"
         better = f"{candidate.layout} x {candidate.groups} would be better, but update.surge is Never and"

@@ -27,19 +27,19 @@ from berth.core.observed import Group
 from berth.core.timestamps import timestamp
 
 
-def why_not(start: Allocation, to: Allocation, needed: int, capacity_from: float, capacity_to: float) -> str:
+def why_not(start: Allocation, to: Allocation, needed: int, needed_there: int) -> str:
     """Why groups of `start` cannot change places with those of `to` one by one; empty if they can.
 
-    `needed` groups of `start` must serve. Capacities are loads that one group carries, 0 where nobody knows: a Service
-    gives new and old groups the same share, so the weakest kind decides what all but one carry together.
+    `needed` groups of `start`, or `needed_there` of `to`, carry the load. A Service gives new and old groups the same
+    share, so the kind of which more are needed decides how many of both must serve.
     """
     left = start.groups - 1
     if to.groups > start.groups or to.gpus > start.gpus:
         return f"{to.groups} groups of {to.gpus} GPUs there do not fit in the place of {start.groups} of {start.gpus}"
     if left < max(needed, 1):
         return f"without one group {left} would serve, and {needed} are needed"
-    if 0 < capacity_to * left < capacity_from * needed:
-        return f"groups there carry less, and {left} of both kinds not what {needed} do here"
+    if left < needed_there:
+        return f"groups there carry less: without one {left} of both kinds would serve, and {needed_there} are needed"
     return ""
 
 
