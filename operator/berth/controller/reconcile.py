@@ -29,7 +29,6 @@ from berth.core.announce import Announcement, announcements
 from berth.core.conditions import ACCEPTED, PLACED, READY, STALLED, Condition, merge
 from berth.core.failures import IN_PLACE, doubted_node
 from berth.core.groups import State
-from berth.core.moves.course import ended_ids
 from berth.core.moves.decision import Move
 from berth.core.observed import Shortage, Snapshot
 from berth.core.placement.current import Current
@@ -37,7 +36,7 @@ from berth.core.placement.decide import Decision
 from berth.core.plan import Plan, make_plan
 from berth.core.progress import PROGRESS_SECONDS, only_a_step, only_progress
 from berth.core.render import DeploymentRef, demand, render_replica_group
-from berth.core.requests import Reply, Wish, pending, reply_to_move
+from berth.core.requests import Reply, Wish, pending, reply_if_begun, reply_to_move
 from berth.core.spread import SpreadGoal
 from berth.core.status import Outcome, build_status
 from berth.core.timestamps import unix_seconds
@@ -172,11 +171,9 @@ class Reconciler:
         orders = self._orders(plan, memory)
         outcome = await self._executor.run(key.namespace, orders, lambda order: self._claim(key, snapshot, plan, order))
         if wish.request is not None and wish.move is not None:
-            under_way = {plan.move.course.id} if plan.move and plan.move.convoy else set()
-            begun = under_way | ended_ids(snapshot.raw.get("status") or {})
             shortage = next((each.message for each in outcome.shortages.values()), "")
             deadline = seconds(snapshot.deployment.spec.update.deadline)
-            plan = replace(plan, reply=reply_to_move(wish, snapshot, begun, shortage, deadline))
+            plan = replace(plan, reply=reply_to_move(snapshot, shortage, deadline))
         memory.learn(outcome, snapshot.now)
         self._measure(plan)
         self._arbiter.forget(key, frozenset(outcome.shortages))
@@ -198,6 +195,8 @@ class Reconciler:
                 return Wish(move=verdict if isinstance(verdict, Move) else None)
             if request.verb != "move":
                 return Wish(request)
+            if (reply := reply_if_begun(snapshot, request)) is not None:
+                return Wish(reply=reply)
             return Wish(request, await self._planner.move_asked_for(snapshot, request))
         except InvalidSpec as error:
             return Wish(reply=Reply("Refused", str(error)))

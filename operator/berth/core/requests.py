@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -23,8 +23,10 @@ from berth import labels
 from berth.api.placement import MAX_GROUPS, CopyShape
 from berth.api.status import RequestStatus
 from berth.core.actions import Mark
+from berth.core.moves.course import convoy_in, ended_ids
 from berth.core.moves.decision import Move
 from berth.core.observed import Snapshot
+from berth.core.render.names import digest
 from berth.core.timestamps import timestamp, unix_seconds
 from berth.errors import InvalidSpec
 
@@ -135,11 +137,20 @@ def remember(snapshot: Snapshot) -> list[Mark]:
     return [Mark(group, {}, {labels.ANSWERED: memory}) for group in staying if group.answered != memory]
 
 
-def reply_to_move(wish: Wish, snapshot: Snapshot, begun: Collection[str], shortage: str, deadline: float) -> Reply:
-    """`begun` are the moves that are under way or ended; `deadline` is in seconds from the first look."""
-    assert wish.move is not None
-    if wish.move.id in begun:
-        return Reply("Done", f"move {wish.move.id} has begun")
+def move_id(snapshot: Snapshot, asked: Request) -> str:
+    """Of the move that a request stands for."""
+    return digest({"uid": snapshot.deployment.metadata.uid, "request": asked.text}, 8)
+
+
+def reply_if_begun(snapshot: Snapshot, asked: Request) -> Reply | None:
+    """The answer to a move that is under way or has ended; None for one that is still to begin."""
+    mine, convoy = move_id(snapshot, asked), convoy_in(snapshot)
+    begun = mine in ended_ids(snapshot.raw.get("status") or {}) or (convoy is not None and convoy.course.id == mine)
+    return Reply("Done", f"move {mine} has begun") if begun else None
+
+
+def reply_to_move(snapshot: Snapshot, shortage: str, deadline: float) -> Reply:
+    """To one that has not begun; `deadline` is in seconds from the first look."""
     why = shortage or "the deployment is not at rest"
     before = last_answer(snapshot)
     since = unix_seconds(before.get("at")) if before.get("result") == "Waiting" else None

@@ -13,6 +13,7 @@ from berth import labels
 from berth.api.placement import Allocation
 from berth.core.moves.swap import why_not
 from berth.core.plan import Plan
+from berth.core.requests import Request, move_id, reply_if_begun
 from tests.unit.moves.test_underway import (
     DEADLINE,
     FAULTS,
@@ -124,6 +125,27 @@ def test_a_wiped_status_changes_nothing_and_an_edit_ends_it_on_one_side(phase: s
     settle(simulation)
     assert len(set(simulation.living())) == 1
     assert len(simulation.recent()) == 1
+
+
+def test_a_request_whose_answer_was_lost_is_known_by_the_move_that_it_began() -> None:
+    simulation = Swapping()
+    asked, other = Request("move a100 bf16 tp4 x3", "move"), Request("move a100 bf16 tp4 x3 @again", "move")
+    simulation.move = replace(simulation.move, id=move_id(simulation.snapshot(), asked))
+    assert reply_if_begun(simulation.snapshot(), asked) is None
+
+    def answer() -> str:
+        wipe(simulation, 1)
+        reply = reply_if_begun(simulation.snapshot(), asked)
+        assert reply_if_begun(simulation.snapshot(), other) is None
+        return reply.result if reply is not None else ""
+
+    until(simulation, lambda: answer() == "Done")
+    assert simulation.living() == ["h100"] * 3, "as soon as it is under way"
+    until(simulation, lambda: simulation.phase() == "Judging")
+    assert answer() == "Done"
+    settle(simulation)
+    reply = reply_if_begun(simulation.snapshot(), asked)
+    assert reply is not None, "that it ended is in status"
 
 
 def test_while_one_does_not_serve_nothing_begins() -> None:

@@ -14,8 +14,7 @@ from berth.core.placement.layouts import Layout
 from berth.core.placement.question import question
 from berth.core.placement.size import Candidate, size
 from berth.core.placement.supply import Supply
-from berth.core.render.names import digest
-from berth.core.requests import Request
+from berth.core.requests import Request, move_id
 from berth.errors import InvalidSpec
 
 
@@ -52,7 +51,7 @@ def move_asked_for(snapshot: Snapshot, asked: Request, supplies: Iterable[Supply
     if one_by_one and (words := why_not(now.allocation, to, leaves, needed)):
         raise _refusal(f"update.surge is Never, and groups cannot change places one by one: {words}")
     return Move(
-        id=digest({"uid": snapshot.deployment.metadata.uid, "request": asked.text}, 8),
+        id=move_id(snapshot, asked),
         start=now.allocation,
         to=to,
         cause="Requested",
