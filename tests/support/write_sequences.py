@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from tests.integration.controller.conftest import Site
 from tests.integration.controller.test_several_nodes import foreign_pod
@@ -27,6 +28,8 @@ class WriteSequence:
     finished: Step
     settings: Mapping[str, float] = field(default_factory=dict)
     """Of the operator, where the sequence needs others than usual."""
+    leaves_gaps: bool = False
+    """A slot is without any group for a moment; where status is lost then, its incarnations are counted anew."""
 
 
 SEQUENCES: list[WriteSequence] = []
@@ -36,8 +39,10 @@ OTHERS = "notebook"
 """A pod that is none of Berth's."""
 
 
-def _register(name: str, prepare: Step, act: Step, finished: Step, **settings: float) -> None:
-    SEQUENCES.append(WriteSequence(name, prepare, act, finished, settings))
+def _register(
+    name: str, prepare: Step, act: Step, finished: Step, *, leaves_gaps: bool = False, **settings: float
+) -> None:
+    SEQUENCES.append(WriteSequence(name, prepare, act, finished, settings, leaves_gaps))
 
 
 async def _nothing(site: Site, pool: str) -> None:
@@ -234,10 +239,10 @@ async def _cordon_its_node(site: Site, pool: str) -> None:
     await site.cluster.patch("nodes", pod["spec"]["nodeName"], None, {"spec": {"unschedulable": True}})
 
 
-async def _placed_by_berth(site: Site, pool: str) -> None:
+async def _placed_by_berth(site: Site, pool: str, groups: int = 1, **spec: Any) -> None:
     """On the cheaper of two pools."""
     dear = await site.pool("A100-SXM-40", nodes=1, pricePerGPUHour="99")
-    deployment = site.deployment(pool, groups=1)
+    deployment = site.deployment(pool, groups=groups)
     deployment["spec"] |= {
         "traffic": {
             "requestsPerSecond": "1",
@@ -246,10 +251,15 @@ async def _placed_by_berth(site: Site, pool: str) -> None:
         },
         "objectives": {"timeToFirstToken": {"p95": "1s"}, "timePerOutputToken": {"p95": "50ms"}},
         "placement": {"mode": "Auto", "pools": [pool, dear]},
-        "scaling": {"min": 1, "max": 1},
+        "scaling": {"min": groups, "max": groups},
+        **spec,
     }
     await site.cluster.create(deployment)
     await site.settled(timeout=240)
+
+
+async def _without_surge(site: Site, pool: str) -> None:
+    await _placed_by_berth(site, pool, groups=2, update={"surge": "Never", "maxUnavailable": 1})
 
 
 async def _moved(site: Site, pool: str) -> None:
@@ -264,7 +274,8 @@ async def _move(site: Site, pool: str) -> None:
         for each in await site.cluster.list("gpupools")
         if site.tag in (name := each["metadata"]["name"]) and name != pool
     )
-    await _ask(site, f"move {dear} bf16 tp1 x1")
+    groups = (await site.get())["spec"]["scaling"]["max"]
+    await _ask(site, f"move {dear} bf16 tp1 x{groups}")
 
 
 async def _take_back(site: Site, pool: str) -> None:
@@ -311,6 +322,19 @@ async def _judging(site: Site, pool: str) -> None:
         return True
 
     await eventually(flipped)
+
+
+async def _exchanged(site: Site, pool: str) -> None:
+    """Each old group has made room for a new one, and that is judged."""
+
+    async def all_new() -> bool:
+        status = (await site.get()).get("status", {})
+        assert (status.get("moves") or {}).get("current", {}).get("phase") == "Judging", status
+        found = [(each["spec"]["allocation"]["pool"] != pool, each["status"]["state"]) for each in await site.groups()]
+        assert found == [(True, "Serving")] * 2, found
+        return True
+
+    await eventually(all_new)
 
 
 async def _back(site: Site, pool: str) -> None:
@@ -444,6 +468,7 @@ _register("node-silent", _two_full_nodes, _lose_a_node, _replaced_elsewhere)
 _register("suspected", _two_full_nodes, _lose_a_node, _cut_off_and_back, node_silent=600.0)
 _register("force-delete", _beside_a_dead_node, _let_time_pass, _only_the_living)
 _register("move", _placed_by_berth, _move, _judging)
+_register("move-without-surge", _without_surge, _move, _exchanged, leaves_gaps=True)
 _register("take-back", _moved, _take_back, _back)
 _register("complete", _moved, _let_the_deadline_pass, _arrived)
 _register("abandon", _without_a_token, _let_the_deadline_pass, _back)

@@ -113,7 +113,7 @@ async def run(
             over.set()
             await finished
             await berth.stop()
-            return await ending(site, proxy.writes, before)
+            return await ending(site, sequence, proxy.writes, before)
         finished.cancel()
         await asyncio.gather(berth.task, finished, return_exceptions=True)
         await cluster.delete("leases", "berth-operator", site.namespace)
@@ -125,18 +125,18 @@ async def run(
         ):
             await sequence.finished(site, pool)
             await successor.stop()
-            return await ending(site, [*proxy.writes, *second.writes], before)
+            return await ending(site, sequence, [*proxy.writes, *second.writes], before)
 
 
-async def ending(site: Site, writes: list[Call], before: int) -> Ending:
+async def ending(site: Site, sequence: WriteSequence, writes: list[Call], before: int) -> Ending:
     relevant = list(filter(counted, writes))
     created = sum(call.verb == "create" and call.resource == "pods" for call in relevant[before:])
     trace = [f"{call.verb} {call.resource}{'/' + call.subresource if call.subresource else ''}" for call in relevant]
-    return Ending(await world(site), created, len(relevant) - before, trace[before:])
+    return Ending(await world(site, numbered=not sequence.leaves_gaps), created, len(relevant) - before, trace[before:])
 
 
-async def world(site: Site) -> dict[str, Any]:
-    """What must be the same at the end, without what names and times make different."""
+async def world(site: Site, *, numbered: bool) -> dict[str, Any]:
+    """What must be the same at the end, without what names and times make different; `numbered`: with incarnations."""
 
     async def all_of(kind: str) -> list[dict[str, Any]]:
         return await site.cluster.list(kind, site.namespace)
@@ -151,13 +151,19 @@ async def world(site: Site) -> dict[str, Any]:
                 c["type"]: (c["status"], c["reason"]) for c in each["status"]["conditions"] if c["type"] not in MEASURED
             },
             "groupCounts": each["status"].get("groupCounts"),
+            "request": (each["status"].get("request") or {}).get("result"),
         }
         for each in await all_of("llmdeployments")
     ]
     return {
         "deployments": sorted(deployments, key=repr),
         "groups": sorted(
-            (label(each, "group"), label(each, "incarnation"), label(each, "lifecycle"), each["status"]["state"])
+            (
+                label(each, "group"),
+                label(each, "incarnation") if numbered else "",
+                label(each, "lifecycle"),
+                each["status"]["state"],
+            )
             for each in await all_of("replicagroups")
         ),
         "pods": sorted(
