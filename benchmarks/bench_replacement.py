@@ -9,6 +9,7 @@ eight kept gRPC connections through the Service from before the move until after
     price falls      the other pool becomes cheap: a move for money, a (shortened) day after the deployment began
     no spare GPUs    the pool slows down and the other one is full: it stays, and says why
     worse after      a person asks for a move to a pool that is eight times slower: taken back
+    without surge    a person asks for a move of two groups that have no room beside the new ones: one by one
 
 GPUs, engine and the faults are simulated; processes, control plane, connections and decisions are real. An hour of the
 decisions is shortened to 20 s (setting decision_hour), so the price falls after eight minutes; all times below are
@@ -96,6 +97,10 @@ class Moving(Bench):
     def pool_of(self, name: str) -> str:
         return str(self.said(name)["placement"]["allocations"][0]["pool"])
 
+    def other_pool(self, name: str) -> str:
+        here = self.pool_of(name)
+        return next(pool for pool in POOLS if pool != here)
+
     def held(self) -> int:
         """GPUs of groups that have pods."""
         named = {pod["metadata"]["labels"].get(labels.REPLICA_GROUP) for pod in self.pods.store.all()}
@@ -115,10 +120,11 @@ class Moving(Bench):
             switch(folder, {"slow": factor})
         return bool(folders)
 
-    async def begin(self, name: str, **spec: Any) -> str:
-        """A deployment of one group that serves where the planner put it; the address of its Service."""
-        await self.client.create(deployment(name, **spec))
-        ready = await self.until(lambda: len(self.serving()) == 1 and bool(self.said(name).get("placement")), LONGEST)
+    async def begin(self, name: str, groups: int = 1, **spec: Any) -> str:
+        """A deployment that serves where the planner put it; the address of its Service."""
+        await self.client.create(deployment(name, scaling={"min": groups, "max": groups}, **spec))
+        serves = lambda: len(self.serving()) == groups and bool(self.said(name).get("placement"))  # noqa: E731
+        ready = await self.until(serves, LONGEST)
         if not ready:
             raise SystemExit(f"{name} does not serve: {self.said(name)}")
         while True:
@@ -164,7 +170,6 @@ def deployment(name: str, **spec: Any) -> Object:
                 "timeToFirstToken": {"p95": f"{TTFT:g}s"},
                 "timePerOutputToken": {"p95": f"{TPOT * 1000:g}ms"},
             },
-            "scaling": {"min": 1, "max": 1},
             "placement": {"mode": "Auto", "moves": {"cooldown": "1m", "payBackWithin": "720h"}},
             "update": {"deadline": "1m"},
             "engine": {"backend": "simulated"},
@@ -184,8 +189,7 @@ async def pool_slows_down(bench: Moving, name: str, watch: Watch) -> None:
 
 async def price_falls(bench: Moving, name: str, watch: Watch) -> None:
     """The other pool is dear until a day was measured."""
-    here = bench.pool_of(name)
-    other = next(pool for pool in POOLS if pool != here)
+    other = bench.other_pool(name)
     day = await bench.until(lambda: (bench.moves(name).get("hold") or {}).get("reason") == "NothingBetter", DAY)
     if not day:
         raise SystemExit(f"no day was measured: {bench.moves(name)}")
@@ -206,11 +210,17 @@ async def no_spare_gpus(bench: Moving, name: str, watch: Watch) -> None:
 
 
 async def worse_after(bench: Moving, name: str, watch: Watch) -> None:
-    here = bench.pool_of(name)
-    there = next(pool for pool in POOLS if pool != here)
+    there = bench.other_pool(name)
     watch.begin()
     await bench.ask(name, f"move {there} bf16 tp1 x1")
     await bench.until(lambda: bench.slow_down(there, MUCH_SLOWER), LONGEST)
+    await watch.over()
+
+
+async def without_surge(bench: Moving, name: str, watch: Watch) -> None:
+    there = bench.other_pool(name)
+    watch.begin()
+    await bench.ask(name, f"move {there} bf16 tp1 x2")
     await watch.over()
 
 
@@ -221,7 +231,12 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "worse after": worse_after,
     "no spare GPUs": no_spare_gpus,
     "price falls": price_falls,
+    "without surge": without_surge,
 }
+SPECS: Final[dict[str, dict[str, Any]]] = {
+    "without surge": {"groups": 2, "update": {"surge": "Never", "maxUnavailable": 1, "deadline": "1m"}},
+}
+"""What its deployment has that others have not."""
 
 
 class Watch:
@@ -281,11 +296,9 @@ class Watch:
 async def scenario(bench: Moving, what: str, number: int) -> Result:
     result, name = Result(what), f"bench-{number}"
     full = what == "no spare GPUs"
-    address = await bench.begin(name)
+    address = await bench.begin(name, **SPECS.get(what, {}))
     if full:
-        here = bench.pool_of(name)
-        other = next(pool for pool in POOLS if pool != here)
-        allocation = {"pool": other, "variant": "bf16", "tensorParallel": 2, "groups": 1}
+        allocation = {"pool": bench.other_pool(name), "variant": "bf16", "tensorParallel": 2, "groups": 1}
         neighbour = deployment(f"full-{number}", placement={"mode": "Fixed", "fixed": {"allocations": [allocation]}})
         await bench.client.create(neighbour)
         await bench.until(lambda: bool(bench.said(f"full-{number}").get("readyReplicas")), LONGEST)
