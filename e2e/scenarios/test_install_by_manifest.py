@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from e2e.cluster.images import CHECKOUT
+from e2e.cluster.kubectl import Manifest
 from e2e.cluster.shell import wait
 from e2e.site import Site
 from e2e.support.berth import NAMESPACE, ON_CONTROL_PLANE, RELEASE
@@ -38,11 +39,20 @@ def test_install_by_manifest(site: Site, served: Deployment) -> None:
         leaving = [each for each in parts if each["kind"] not in KEPT]
         kubectl("delete", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": leaving}))
         site.berth.install()
+        for each in parts:
+            if each["kind"] == "CustomResourceDefinition":
+                kubectl.apply(_only_its_name(each))  # else kubectl goes on to own it beside Helm
         site.berth.wait_for_leader()
         served.patch(placement=served.with_groups(2))
         served.wait_until_serving(2)
     assert not client.stop().failed, client.stop()
     assert {uid(pod) for pod in served.pods()} == before, "adopted, not replaced"
+
+
+def _only_its_name(manifest: Manifest) -> Manifest:
+    """Applied by whoever applied the whole: gives up the rest, which stays as it is where somebody else owns it."""
+    name = {"name": manifest["metadata"]["name"]}
+    return {"apiVersion": manifest["apiVersion"], "kind": manifest["kind"], "metadata": name}
 
 
 def _overlay(site: Site, folder: Path) -> Path:

@@ -247,6 +247,13 @@ async def test_crds_of_somebody_else_are_taken_over_only_on_demand(helm: Helm, c
     take = ["--take-ownership"] if helm.major == 3 else ["--take-ownership", "--force-conflicts"]
     await helm("install", "berth", CHART, "--namespace", home, *take)
     assert (await crd(cluster))["metadata"]["annotations"]["meta.helm.sh/release-namespace"] == home
+    if helm.major == 4:
+        with pytest.raises(Refused, match=r"conflict with .*\.spec\.versions"):
+            await helm("upgrade", "berth", FIRST_CHART, "--namespace", home)
+    await helm("upgrade", "berth", FIRST_CHART, "--namespace", home, *take[1:])
+    assert schema_in(RELEASED_CRDS, await crd(cluster))
+    await helm("upgrade", "berth", CHART, "--namespace", home)
+    assert schema_in(CRDS, await crd(cluster)), "what the last one took over is Helm's alone"
     await helm("uninstall", "berth", "--namespace", home)
 
 
