@@ -220,7 +220,8 @@ def _reverting(situation: Situation) -> Step:
     marks += [Mark(group, {labels.MOVE_ID: None, labels.ROLE: None}, {}) for group in convoy.outgoing]
     if marks:
         return Step("Reverting", marks=tuple(marks))
-    here = [each for each in situation.groups if each.alive and not each.role and laid_out_as(each, course.start)]
+    # Of whatever placement: where the spec names neither of the two any more, groups of a third one come meanwhile.
+    here = [each for each in situation.groups if each.alive and not each.role and not laid_out_as(each, course.to)]
     if situation.routed(convoy.returning) and len(situation.routed(here)) < max(situation.needed, len(here)):
         return Step("Reverting", message="waiting for the old groups to get requests again")
     result, _, why = convoy.told.partition(": ")

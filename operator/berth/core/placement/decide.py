@@ -3,6 +3,7 @@
     nothing was ever placed, or everything is lost and there is no room    place it
     the spec asks for something else (`spec_hash`), moves.mode Auto        place it anew, in force wins ties
     the spec asks for something else, moves.mode Advise or Off             stay; say what would be better
+    the spec asks for something else in the middle of a move               stay until the move is over
     anything else: prices, capacity, new coefficients, a wiped status      stay
 
 What is in force is what status records, else what live ReplicaGroups are: those are adopted with the spec they have,
@@ -65,6 +66,8 @@ class InForce:
     """Absent where it was adopted from live groups."""
     reason: str = "in force when Berth first saw it"
     """Why it is, where nothing recorded says so."""
+    moving: bool = False
+    """A move is under way."""
 
 
 def in_force(snapshot: Snapshot) -> InForce | None:
@@ -83,11 +86,11 @@ def in_force(snapshot: Snapshot) -> InForce | None:
     recorded = [each for each in recorded if each.pool in known]
     convoy = convoy_in(snapshot)
     if convoy is not None and not (recorded and layout_of(recorded[0]) == layout_of(convoy.in_force)):
-        return InForce(convoy.in_force, None, stored.get("specHash"), convoy.course.reason)
+        return InForce(convoy.in_force, None, convoy.course.spec_hash, convoy.course.reason, moving=True)
     if recorded:
         found = recorded[0]
         allocation = Allocation(**{name: getattr(found, name) for name in Allocation.model_fields})
-        return InForce(allocation, stored.get("groupsForTraffic"), stored.get("specHash"))
+        return InForce(allocation, stored.get("groupsForTraffic"), stored.get("specHash"), moving=convoy is not None)
     if not live:
         return None
     newest: Group = max(live, key=lambda group: (group.created_at, group.name))
@@ -113,7 +116,7 @@ def decide(snapshot: Snapshot, supplies: Iterable[Supply], memory: Memory) -> De
     if now is not None and snapshot.groups and (stays or not _may_move(snapshot)) and not desk.knows(now.allocation):
         return Decision(now.allocation, now.groups_for_traffic or 0, _stored(snapshot))  # what serves, serves on
     if now is not None and stays:
-        return desk.keep(now, now.reason)
+        return _of_spec(now.spec_hash, desk.keep(now, now.reason))
     allowed = asked.spec.placement.pools
     offered = [supply for name, supply in pools.items() if not allowed or name in allowed]
     answer = choose(asked, offered, desk.evaluation, Layout.of(now.allocation) if now else None)
@@ -132,7 +135,8 @@ def _stays(snapshot: Snapshot, now: InForce) -> bool:
     if spec.pause != "None" and snapshot.groups:
         return True
     if now.spec_hash != spec_hash(spec):
-        return False
+        variants = {variant.name for variant in spec.model.variants}
+        return now.moving and now.allocation.pool in snapshot.pools and now.allocation.variant in variants
     if any(group.alive for group in snapshot.groups):
         return True
     return bool(snapshot.groups) and (not snapshot.shortages or not _may_move(snapshot))
@@ -140,6 +144,14 @@ def _stays(snapshot: Snapshot, now: InForce) -> bool:
 
 def _may_move(snapshot: Snapshot) -> bool:
     return snapshot.deployment.spec.placement.moves.mode == "Auto"
+
+
+def _of_spec(recorded: str | None, decision: Decision) -> Decision:
+    """A decision that stays although the spec is another by now is still of the spec it was made for."""
+    if recorded is None or "placement" not in decision.status:
+        return decision
+    placement = {**decision.status["placement"], "specHash": recorded}
+    return replace(decision, status={**decision.status, "placement": placement})
 
 
 def _stored(snapshot: Snapshot) -> dict[str, Any]:
