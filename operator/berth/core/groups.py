@@ -67,6 +67,8 @@ FORCE_AFTER_SECONDS = 30.0
 AWAITING_FLIP = "AwaitingFlip"
 """Proven, and without requests until its whole move is."""
 RESUMING = "Resuming"
+LOOK_AGAIN_SECONDS = 1.0
+"""How soon a group is looked at again that waits for its leader's first word."""
 BIND_TIMEOUT_SECONDS = 60.0
 """A member pinned to a planned node that is still unbound after this lost a race: everything is released."""
 
@@ -200,8 +202,9 @@ def _progress(group: Group, answer: Answer | None, policy: GroupPolicy, now: flo
     doubt = suspicion(group, answer, around)
     if doubt and around.others_serve:
         return Judgement(State.WARMING, UNREACHABLE, doubt, _cut(group))
-    if around.others_serve and proven and not leader.serving and not _heard(leader, answer):
-        return Judgement(State.WARMING, RESUMING, f"waiting to hear whether {leader.name} takes requests")
+    if around.others_serve and unheard(group, answer):
+        message = f"waiting to hear whether {leader.name} takes requests"
+        return Judgement(State.WARMING, RESUMING, message, requeue_after=LOOK_AGAIN_SECONDS)
     flip = () if leader.serving and proven else (SetServing(leader, True),)
     return Judgement(State.SERVING, "Serving", "answers with tokens", flip)
 
@@ -216,11 +219,15 @@ def _kept(group: Group, answer: Answer | None) -> Judgement:
     return Judgement(State.DRAINING, "AwaitingVerdict", message, (*_cut(group), *told))
 
 
-def _heard(leader: Member, answer: Answer | None) -> bool:
-    """Whether anything is known of this life; one of which nothing is may be draining, as before a restart of Berth."""
-    if answer is None or (answer.uid, answer.restarts) != (leader.uid, leader.restarts):
+def unheard(group: Group, answer: Answer | None) -> bool:
+    """Whether it served, has no requests, and nothing is known of this life: it may have been told to drain before a
+    restart of Berth. While another one serves it waits to be asked."""
+    leader = group.leader
+    if leader is None or leader.serving or leader.token_restarts != leader.restarts:
         return False
-    return answer.reached or answer.unreachable
+    if answer is None or (answer.uid, answer.restarts) != (leader.uid, leader.restarts):
+        return True
+    return not (answer.reached or answer.unreachable)
 
 
 def _drains(leader: Member, answer: Answer | None) -> bool:

@@ -218,16 +218,21 @@ def _judgements(
 ) -> tuple[dict[str, Judgement], Reply | None]:
     """What becomes of each group, and the reply to who asks for a failover.
 
-    First as if none could stand in for another: one that is doubted is cut off, or given up, only where another still
-    gets requests after this very pass and nothing speaks against it.
+    First as if none could stand in for another: one that is doubted is cut off, or given up, and one that may be draining
+    waits to be heard, only where another still gets requests after this very pass and nothing speaks against it.
     """
     policy = _group_policy(snapshot)
     around = Surroundings(snapshot.nodes, snapshot.facts)
     judged = {group.name: _judge(group, snapshot, templates, policy, around) for group in snapshot.groups}
     reply = _fail_over(wish.request, snapshot, judged) or wish.reply
-    doubted = [group for group in snapshot.groups if suspicion(group, _answer(group, snapshot), around)]
+    answers = {group.name: _answer(group, snapshot) for group in snapshot.groups}
+    doubted = [
+        group
+        for group in snapshot.groups
+        if suspicion(group, answers[group.name], around) or group_life.unheard(group, answers[group.name])
+    ]
     if doubted and any(
-        judged[group.name].serving and vouched_for(group, _answer(group, snapshot)) for group in snapshot.groups
+        judged[group.name].serving and vouched_for(group, answers[group.name]) for group in snapshot.groups
     ):
         around = replace(around, others_serve=True)
         standing = [group for group in doubted if judged[group.name].state is not group_life.State.FAILED]

@@ -200,6 +200,24 @@ def test_taken_back_the_old_groups_are_resumed_before_the_new_ones_leave() -> No
     } == {"h100"}
 
 
+def test_old_groups_that_were_taken_back_by_an_operator_that_ended_get_no_requests_before_they_take_them() -> None:
+    simulation = Moving()
+    until(simulation, lambda: "outgoing" in simulation.roles() and len(simulation.draining) == 2)
+    simulation.rollback = True
+    while "outgoing" in simulation.roles():
+        simulation.run_pass()
+    simulation.restart_operator()
+    for pod in simulation.pods.values():  # kubelets look at readiness every few seconds only
+        pod["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+    plan = simulation.run_pass()
+    waiting = {name for name, judgement in plan.judgements.items() if judgement.reason == "Resuming"}
+    assert len(waiting) == len(simulation.draining) == 2, "they may be draining, and they are"
+    assert plan.requeue_after == 1.0, "their first word alone wakes nobody"
+    settle(simulation)
+    assert simulation.recent()[0]["result"] == "RolledBack"
+    assert simulation.served() == 2
+
+
 def test_an_old_group_of_which_nobody_knows_any_more_that_it_served_is_resumed_all_the_same() -> None:
     simulation = Moving()
     until(simulation, lambda: "outgoing" in simulation.roles() and len(simulation.draining) == 2)
