@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from berth import labels, logs
-from berth.api.common import readable, seconds
+from berth.api.common import readable
 from berth.api.llmdeployment import LLMDeployment
 from berth.api.status import LLMDeploymentStatus
 from berth.controller.arbiter import Arbiter, Claim
@@ -36,7 +36,7 @@ from berth.core.placement.decide import Decision
 from berth.core.plan import Plan, make_plan
 from berth.core.progress import PROGRESS_SECONDS, only_a_step, only_progress
 from berth.core.render import DeploymentRef, demand, render_replica_group
-from berth.core.requests import Reply, Wish, pending, reply_if_begun, reply_to_move
+from berth.core.requests import Reply, Wish, pending, reply_before_move, reply_to_move
 from berth.core.spread import SpreadGoal
 from berth.core.status import Outcome, build_status
 from berth.core.timestamps import unix_seconds
@@ -172,8 +172,7 @@ class Reconciler:
         outcome = await self._executor.run(key.namespace, orders, lambda order: self._claim(key, snapshot, plan, order))
         if wish.request is not None and wish.move is not None:
             shortage = next((each.message for each in outcome.shortages.values()), "")
-            deadline = seconds(snapshot.deployment.spec.update.deadline)
-            plan = replace(plan, reply=reply_to_move(snapshot, shortage, deadline))
+            plan = replace(plan, reply=reply_to_move(snapshot, shortage))
         memory.learn(outcome, snapshot.now)
         self._measure(plan)
         self._arbiter.forget(key, frozenset(outcome.shortages))
@@ -195,7 +194,7 @@ class Reconciler:
                 return Wish(move=verdict if isinstance(verdict, Move) else None)
             if request.verb != "move":
                 return Wish(request)
-            if (reply := reply_if_begun(snapshot, request)) is not None:
+            if (reply := reply_before_move(snapshot, request)) is not None:
                 return Wish(reply=reply)
             return Wish(request, await self._planner.move_asked_for(snapshot, request))
         except InvalidSpec as error:

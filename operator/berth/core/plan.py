@@ -32,7 +32,7 @@ from berth.core.failures import (
 )
 from berth.core.groups import Judgement
 from berth.core.moves.course import ended_ids, without_strays
-from berth.core.moves.machine import Step
+from berth.core.moves.machine import DRAINING, Step
 from berth.core.moves.underway import Underway, look, underway, unmark
 from berth.core.moves.underway import orders as move_orders
 from berth.core.observed import Answer, Ask, Group, Member, Snapshot
@@ -133,8 +133,7 @@ def _plan(
     if move is not None and wanted is not None:
         step = look(move, snapshot, judgements, wanted.template.template_hash, must_serve, take_back)
     if take_back:
-        begun = step is not None and step.phase != "Draining"
-        reply = Reply("Done", "the move is taken back") if begun else Reply("Refused", "no move is under way")
+        reply = _reply_to_rollback(move, step)
     newcomers = _newcomers(snapshot, move, judgements, defaults.notices)
     seen = {group.name: group for group in snapshot.groups}
     for group in [seen[each.name] for each in rollout.expired]:
@@ -201,6 +200,19 @@ def _fail_over(request: Request | None, snapshot: Snapshot, judgements: dict[str
     return Reply("Done", f"{group.name} is given up and replaced")
 
 
+def _reply_to_rollback(move: Underway | None, step: Step | None) -> Reply:
+    """Done only once the marks say so: a step that has something else to do first leaves it to a later one."""
+    if move is None:
+        return Reply("Refused", "no move is under way")
+    if step is None:
+        return Reply("Waiting", "the spec is not accepted: see condition Accepted")
+    if step.phase == DRAINING:
+        return Reply("Refused", "the move is over: its old groups are on their way out")
+    if step.phase == "Reverting":
+        return Reply("Done", "the move is taken back")
+    return Reply("Waiting", step.message or "the new groups are just getting their requests")
+
+
 def _group_policy(snapshot: Snapshot) -> GroupPolicy:
     spec = snapshot.deployment.spec
     recovery = spec.replica_groups.recovery
@@ -218,8 +230,8 @@ def _judgements(
 ) -> tuple[dict[str, Judgement], Reply | None]:
     """What becomes of each group, and the reply to who asks for a failover.
 
-    First as if none could stand in for another: one that is doubted is cut off, or given up, and one that may be draining
-    waits to be heard, only where another still gets requests after this very pass and nothing speaks against it.
+    First as if none could stand in for another: one that is doubted is cut off or given up, and one that may be
+    draining waits to be heard, only where another still gets requests after this pass and nothing speaks against it.
     """
     policy = _group_policy(snapshot)
     around = Surroundings(snapshot.nodes, snapshot.facts)

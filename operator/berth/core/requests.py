@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 from pydantic import ValidationError
 
 from berth import labels
+from berth.api.common import seconds
 from berth.api.placement import MAX_GROUPS, CopyShape
 from berth.api.status import RequestStatus
 from berth.core.actions import Mark
@@ -142,21 +143,29 @@ def move_id(snapshot: Snapshot, asked: Request) -> str:
     return digest({"uid": snapshot.deployment.metadata.uid, "request": asked.text}, 8)
 
 
-def reply_if_begun(snapshot: Snapshot, asked: Request) -> Reply | None:
-    """The answer to a move that is under way or has ended; None for one that is still to begin."""
-    mine, convoy = move_id(snapshot, asked), convoy_in(snapshot)
-    begun = mine in ended_ids(snapshot.raw.get("status") or {}) or (convoy is not None and convoy.course.id == mine)
-    return Reply("Done", f"move {mine} has begun") if begun else None
+def reply_before_move(snapshot: Snapshot, asked: Request) -> Reply | None:
+    """The answer to a move that is under way, has ended, or has waited for too long; None for one that may begin now.
+
+    Before anything is planned: what is refused must not begin in the same pass.
+    """
+    mine, convoy, before = move_id(snapshot, asked), convoy_in(snapshot), last_answer(snapshot)
+    if convoy is not None and convoy.course.id == mine:
+        return Reply("Done", f"move {mine} has begun")
+    if mine in ended_ids(snapshot.raw.get("status") or {}):
+        if before.get("text", asked.text) == asked.text:
+            return Reply("Done", f"move {mine} has begun")
+        again = "add a last word that begins with @ to ask for it again"
+        return Reply("Refused", f"the same words were carried out before, as move {mine}: {again}")
+    waits = (before.get("text"), before.get("result")) == (asked.text, "Waiting")
+    if waits and snapshot.now - _at(before) >= seconds(snapshot.deployment.spec.update.deadline):
+        return Reply("Refused", f"abandoned at update.deadline: {before.get('message', '')}")
+    return None
 
 
-def reply_to_move(snapshot: Snapshot, shortage: str, deadline: float) -> Reply:
-    """To one that has not begun; `deadline` is in seconds from the first look."""
-    why = shortage or "the deployment is not at rest"
-    before = last_answer(snapshot)
-    since = unix_seconds(before.get("at")) if before.get("result") == "Waiting" else None
-    if since is not None and snapshot.now - since >= deadline:
-        return Reply("Refused", f"abandoned, no capacity by the deadline: {why}")
-    return Reply("Waiting", why)
+def reply_to_move(snapshot: Snapshot, shortage: str) -> Reply:
+    """To one that may begin; that it has is seen at the next pass."""
+    why_not = "changes are paused" if snapshot.deployment.spec.pause != "None" else "the deployment is not at rest"
+    return Reply("Waiting", shortage or why_not)
 
 
 def request_status(snapshot: Snapshot, reply: Reply) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from berth import labels
 from berth.api.placement import Allocation
 from berth.core.moves.swap import why_not
 from berth.core.plan import Plan
-from berth.core.requests import Request, move_id, reply_if_begun
+from berth.core.requests import Request, move_id, reply_before_move
 from tests.unit.moves.test_underway import (
     DEADLINE,
     FAULTS,
@@ -131,12 +131,12 @@ def test_a_request_whose_answer_was_lost_is_known_by_the_move_that_it_began() ->
     simulation = Swapping()
     asked, other = Request("move a100 bf16 tp4 x3", "move"), Request("move a100 bf16 tp4 x3 @again", "move")
     simulation.move = replace(simulation.move, id=move_id(simulation.snapshot(), asked))
-    assert reply_if_begun(simulation.snapshot(), asked) is None
+    assert reply_before_move(simulation.snapshot(), asked) is None
 
     def answer() -> str:
         wipe(simulation, 1)
-        reply = reply_if_begun(simulation.snapshot(), asked)
-        assert reply_if_begun(simulation.snapshot(), other) is None
+        reply = reply_before_move(simulation.snapshot(), asked)
+        assert reply_before_move(simulation.snapshot(), other) is None
         return reply.result if reply is not None else ""
 
     until(simulation, lambda: answer() == "Done")
@@ -144,7 +144,7 @@ def test_a_request_whose_answer_was_lost_is_known_by_the_move_that_it_began() ->
     until(simulation, lambda: simulation.phase() == "Judging")
     assert answer() == "Done"
     settle(simulation)
-    reply = reply_if_begun(simulation.snapshot(), asked)
+    reply = reply_before_move(simulation.snapshot(), asked)
     assert reply is not None, "that it ended is in status"
 
 

@@ -218,6 +218,31 @@ def test_old_groups_that_were_taken_back_by_an_operator_that_ended_get_no_reques
     assert simulation.served() == 2
 
 
+def test_a_request_to_take_back_is_done_only_when_it_is() -> None:
+    simulation = Moving()
+    until(simulation, lambda: "incumbent" in simulation.roles())
+    simulation.step()
+    simulation.rollback = True
+    flips = simulation.run_pass()
+    assert flips.reply is not None
+    assert (flips.reply.result, "outgoing" in simulation.roles()) == ("Waiting", True), "this pass had another order"
+    simulation.stored["spec"]["pause"] = "Changes"
+    simulation.rollback = True
+    paused = simulation.run_pass()
+    assert paused.reply is not None
+    assert (paused.reply.result, paused.reply.message) == ("Waiting", "changes are paused")
+    simulation.stored["spec"]["pause"] = "None"
+    simulation.rollback = True
+    taken_back = simulation.run_pass()
+    assert taken_back.reply is not None
+    assert (taken_back.reply.result, "returning" in simulation.roles()) == ("Done", True)
+    settle(simulation)
+    simulation.rollback = True
+    over = simulation.run_pass()
+    assert over.reply is not None
+    assert over.reply.result == "Refused"
+
+
 def test_an_old_group_of_which_nobody_knows_any_more_that_it_served_is_resumed_all_the_same() -> None:
     simulation = Moving()
     until(simulation, lambda: "outgoing" in simulation.roles() and len(simulation.draining) == 2)

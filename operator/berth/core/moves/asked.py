@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from berth.api.common import number
 from berth.core.moves.decision import Move
 from berth.core.moves.identity import layout_of
+from berth.core.moves.rules import beyond_limits
 from berth.core.moves.swap import why_not
 from berth.core.observed import Snapshot
-from berth.core.placement.decide import Decision, in_force
+from berth.core.placement.decide import Decision, InForce, in_force
 from berth.core.placement.evaluate import Estimates, Memory
 from berth.core.placement.layouts import Layout
-from berth.core.placement.question import question
+from berth.core.placement.question import Question, question
 from berth.core.placement.size import Candidate, size
 from berth.core.placement.supply import Supply
 from berth.core.requests import Request, move_id
@@ -41,15 +43,30 @@ def move_asked_for(snapshot: Snapshot, asked: Request, supplies: Iterable[Supply
     there = size(posed, pools[asked.to.pool], Layout.of(asked.to), estimates, "simulate", groups=asked.groups)
     if there.rejected is not None:
         raise _refusal(f"{where}: {there.rejected.words}")
-    here = size(posed, pools[now.allocation.pool], Layout.of(now.allocation), estimates, groups=now.allocation.groups)
+    here = _as_it_is(posed, pools, now, estimates)
     to = Layout.of(asked.to).allocation(there.groups)
     spec = snapshot.deployment.spec
-    for_traffic = here.groups_for_traffic if now.groups_for_traffic is None else now.groups_for_traffic
+    for_traffic = now.groups_for_traffic
+    if for_traffic is None:
+        for_traffic = here.groups_for_traffic if here is not None else now.allocation.groups
     leaves = min(max(for_traffic, spec.replica_groups.min_available), now.allocation.groups)
     needed = min(there.needed, there.groups)
     one_by_one = spec.update.surge == "Never"
     if one_by_one and (words := why_not(now.allocation, to, leaves, needed)):
         raise _refusal(f"update.surge is Never, and groups cannot change places one by one: {words}")
+    if to.groups < (least := spec.replica_groups.min_available):
+        raise _refusal(f"{to.groups} groups are fewer than replicaGroups.minAvailable {least}")
+    limits = spec.objectives.limits
+    words = beyond_limits(
+        limits.gpus,
+        None if limits.cost_per_hour is None else number(limits.cost_per_hour),
+        now.allocation,
+        there,
+        here.cost.per_hour if here is not None and here.cost is not None else None,
+        both_sides=not one_by_one,
+    )
+    if words:
+        raise _refusal(f"{where} x {to.groups}: {words}")
     return Move(
         id=move_id(snapshot, asked),
         start=now.allocation,
@@ -66,8 +83,17 @@ def move_asked_for(snapshot: Snapshot, asked: Request, supplies: Iterable[Supply
     )
 
 
-def _per_group(candidate: Candidate) -> float:
-    return candidate.capacity.load if candidate.capacity is not None else 0.0
+def _as_it_is(posed: Question, pools: Mapping[str, Supply], now: InForce, estimates: Estimates) -> Candidate | None:
+    """The placement in force; None where its pool or its variant is gone, and nobody knows what its groups carry."""
+    allocation = now.allocation
+    if allocation.pool not in pools or allocation.variant not in {variant.name for variant in posed.variants}:
+        return None
+    return size(posed, pools[allocation.pool], Layout.of(allocation), estimates, groups=allocation.groups)
+
+
+def _per_group(candidate: Candidate | None) -> float:
+    """0: nobody knows."""
+    return candidate.capacity.load if candidate is not None and candidate.capacity is not None else 0.0
 
 
 def _refusal(words: str) -> InvalidSpec:

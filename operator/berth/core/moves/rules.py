@@ -19,6 +19,7 @@ from berth.core.moves.decision import Cause, Hold
 from berth.core.moves.identity import placement_hash
 from berth.core.moves.swap import why_not
 from berth.core.moves.weigh import Option, Weighed
+from berth.core.placement.size import Candidate
 
 DAY: Final = 86400.0
 ALLOWED_MISSES: Final = 0.05
@@ -225,31 +226,39 @@ def _forbidden(
         if state.moves_by_pool.get(pool, 0) >= MOVES_PER_POOL:
             return Hold("PoolBusy", f"{MOVES_PER_POOL} other deployments are moving into or out of pool {pool}")
     if not policy.surge:
-        return _one_by_one(policy, state, option, found, in_force)
+        to = candidate.layout.allocation(candidate.groups)
+        words = why_not(in_force, to, state.needed, candidate.needed)
+        if words or state.waiting:
+            words = words or "not all groups here have found room"
+            better = f"{candidate.layout} x {candidate.groups} would be better, but update.surge is Never and"
+            return Hold("NoSurgePossible", f"{better} {words}: WhenCapacity lets it move")
+    limits = policy.gpu_limit, policy.cost_limit
+    words = beyond_limits(*limits, in_force, candidate, found.in_force_per_hour, both_sides=policy.surge)
+    return Hold("LimitReached", words) if words else None
+
+
+def beyond_limits(
+    gpu_limit: int | None,
+    cost_limit: float | None,
+    in_force: Allocation,
+    candidate: Candidate,
+    in_force_per_hour: float | None,
+    *,
+    both_sides: bool,
+) -> str:
+    """Which of the user's limits the move exceeds at some moment; empty if none.
+
+    `both_sides` are held at once, else groups change places one by one, and no more GPUs are held than now.
+    """
     held = in_force.groups * in_force.gpus
-    if policy.gpu_limit is not None and held + candidate.gpus > policy.gpu_limit:
-        return Hold(
-            "LimitReached", f"{held} GPUs here and {candidate.gpus} there exceed limits.gpus {policy.gpu_limit}"
-        )
-    if policy.cost_limit is not None and candidate.cost is not None and found.in_force_per_hour is not None:
-        here, there = found.in_force_per_hour, candidate.cost.per_hour
-        if here + there > policy.cost_limit:
-            words = f"{here:.2f} per hour here and {there:.2f} there exceed limits.costPerHour {policy.cost_limit:g}"
-            return Hold("LimitReached", words)
-    return None
-
-
-def _one_by_one(policy: Policy, state: State, option: Option, found: Weighed, in_force: Allocation) -> Hold | None:
-    """Why groups cannot change places, where there is no surge; no more GPUs are held than now if they can."""
-    candidate = option.candidate
-    to = candidate.layout.allocation(candidate.groups)
-    words = why_not(in_force, to, state.needed, candidate.needed)
-    if words or state.waiting:
-        words = words or "not all groups here have found room"
-        better = f"{candidate.layout} x {candidate.groups} would be better, but update.surge is Never and"
-        return Hold("NoSurgePossible", f"{better} {words}: WhenCapacity lets it move")
-    if policy.cost_limit is not None and candidate.cost is not None and found.in_force_per_hour is not None:
-        dearest = max(found.in_force_per_hour / in_force.groups, candidate.cost.per_hour / candidate.groups)
-        if (most := dearest * in_force.groups) > policy.cost_limit:
-            return Hold("LimitReached", f"up to {most:.2f} per hour exceed limits.costPerHour {policy.cost_limit:g}")
-    return None
+    if both_sides and gpu_limit is not None and held + candidate.gpus > gpu_limit:
+        return f"{held} GPUs here and {candidate.gpus} there exceed limits.gpus {gpu_limit}"
+    if cost_limit is None or candidate.cost is None or in_force_per_hour is None:
+        return ""
+    here, there = in_force_per_hour, candidate.cost.per_hour
+    if both_sides and here + there > cost_limit:
+        return f"{here:.2f} per hour here and {there:.2f} there exceed limits.costPerHour {cost_limit:g}"
+    most = max(here / in_force.groups, there / candidate.groups) * in_force.groups
+    if not both_sides and most > cost_limit:
+        return f"up to {most:.2f} per hour exceed limits.costPerHour {cost_limit:g}"
+    return ""
