@@ -89,6 +89,8 @@ MOVE_RESULT: Final = f"{GROUP}/move-result"
 """On the same, once the move is taken back: `<result>: <words>`."""
 ANSWERED: Final = f"{GROUP}/answered"
 """On ReplicaGroups: the last answer to a REQUEST that still stands, as `status.request` has it, should that be lost."""
+ENDED_MOVES: Final = f"{GROUP}/ended-moves"
+"""On ReplicaGroups: the deployment's moves that ended, as `status.moves` has them, should that be lost."""
 
 # --- scheduling -------------------------------------------------------------------------------------------------------
 SCHEDULING_GATE: Final = f"{GROUP}/all-members-present"

@@ -107,6 +107,7 @@ def group(replica_group: Manifest, owner: Manifest, pods: Sequence[Manifest]) ->
         flipped_at=unix_seconds(annotations.get(labels.FLIPPED_AT)),
         move_result=annotations.get(labels.MOVE_RESULT, ""),
         answered=annotations.get(labels.ANSWERED, ""),
+        ended_moves=annotations.get(labels.ENDED_MOVES, ""),
         recorded=status,
         members=tuple(sorted((member(pod, complete) for pod in pods), key=lambda member: member.index)),
         manifest=complete,

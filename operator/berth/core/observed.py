@@ -125,6 +125,8 @@ class Group:
     """How the move ends, once it is taken back."""
     answered: str = ""
     """The last answer to a person's request, as it was when the group was marked with it."""
+    ended_moves: str = ""
+    """What is to be remembered of the deployment's moves, as it was when the group was marked with it."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """The ReplicaGroup's status as it was read back."""
     members: tuple[Member, ...] = ()

@@ -31,9 +31,10 @@ from berth.core.failures import (
     vouched_for,
 )
 from berth.core.groups import Judgement
-from berth.core.moves.course import ended_ids, without_strays
+from berth.core.moves.course import without_strays
 from berth.core.moves.machine import DRAINING, Step
-from berth.core.moves.underway import Underway, look, underway, unmark
+from berth.core.moves.memory import remember as remember_moves
+from berth.core.moves.underway import Underway, look, underway
 from berth.core.moves.underway import orders as move_orders
 from berth.core.observed import Answer, Ask, Group, Member, Snapshot
 from berth.core.placement.decide import Decision
@@ -48,7 +49,8 @@ from berth.core.render import (
     render_pods,
     render_services,
 )
-from berth.core.requests import NOTHING, Reply, Request, Wish, answered_at, remember
+from berth.core.requests import NOTHING, Reply, Request, Wish, answered_at
+from berth.core.requests import remember as remember_answer
 from berth.core.rollout import Rollout, RolloutPolicy, by_slot, plan_rollout
 from berth.core.wanted import Defaults, Wanted, resolve
 from berth.errors import InvalidSpec
@@ -160,8 +162,8 @@ def _plan(
         actions += [Reserve(new.group, new.incarnation, new.reason) for new in rollout.create]
         if move is not None:
             actions += move_orders(move, step, newcomers, snapshot.now)
-        actions += unmark(snapshot.groups, ended_ids(snapshot.raw.get("status") or {}))
-        actions += remember(snapshot)
+        actions += remember_moves(snapshot)
+        actions += remember_answer(snapshot)
         actions += _left_over(snapshot, templates)
     return Plan(
         actions=tuple(actions),

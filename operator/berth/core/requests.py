@@ -24,8 +24,9 @@ from berth.api.common import seconds
 from berth.api.placement import MAX_GROUPS, CopyShape
 from berth.api.status import RequestStatus
 from berth.core.actions import Mark
-from berth.core.moves.course import convoy_in, ended_ids
+from berth.core.moves.course import convoy_in
 from berth.core.moves.decision import Move
+from berth.core.moves.memory import ended_ids
 from berth.core.observed import Snapshot
 from berth.core.render.names import digest
 from berth.core.timestamps import timestamp, unix_seconds
@@ -151,7 +152,7 @@ def reply_before_move(snapshot: Snapshot, asked: Request) -> Reply | None:
     mine, convoy, before = move_id(snapshot, asked), convoy_in(snapshot), last_answer(snapshot)
     if convoy is not None and convoy.course.id == mine:
         return Reply("Done", f"move {mine} has begun")
-    if mine in ended_ids(snapshot.raw.get("status") or {}):
+    if mine in ended_ids(snapshot):
         if before.get("text", asked.text) == asked.text:
             return Reply("Done", f"move {mine} has begun")
         again = "add a last word that begins with @ to ask for it again"

@@ -22,6 +22,7 @@ from berth.core.failover import latest
 from berth.core.groups import Judgement, State
 from berth.core.measurement import tell as measurement
 from berth.core.measurement.report import Report
+from berth.core.moves.memory import recall
 from berth.core.moves.underway import moves_status, shown
 from berth.core.observed import Group, Shortage, Snapshot
 from berth.core.placement import tell
@@ -215,10 +216,10 @@ def _conditions(facts: _Facts) -> list[Condition]:
 
 
 def _moves(facts: _Facts) -> dict[str, Any]:
-    plan, stored = facts.plan, facts.snapshot.raw.get("status") or {}
+    plan = facts.plan
     steering = plan.decision.steering if plan.decision is not None else None
     decided = steering.verdict if steering is not None else None
-    return moves_status(stored, plan.move, plan.move_step, decided, facts.snapshot.now)
+    return moves_status(recall(facts.snapshot), plan.move, plan.move_step, decided, facts.snapshot.now)
 
 
 def _scaling(facts: _Facts) -> Iterator[Condition]:

@@ -42,6 +42,8 @@ def serving() -> Simulation:
         simulation.kubelets()
         simulation.run_pass()
     simulation.stored["status"] |= SELDOM
+    simulation.run_pass()  # the groups remember of it what they have to
+    simulation.stored["status"] |= SELDOM
     return simulation
 
 

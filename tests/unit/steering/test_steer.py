@@ -228,7 +228,7 @@ def test_the_past_is_what_status_remembers() -> None:
         {"id": "a", "finishedAt": "2026-01-01T00:00:00Z", "result": "Completed", "placementHash": "def"},
         {"id": "c", "finishedAt": "nonsense"},
     ]
-    past = past_of({"moves": {"recent": recent, "nextAllowedAt": "2026-01-03T00:00:00Z"}})
+    past = past_of({"recent": recent, "nextAllowedAt": "2026-01-03T00:00:00Z"})
     assert len(past.ended) == 2
     assert past.last == past.ended[0] < past.cost_moves_from
     assert past.taken_back == {"abc"}

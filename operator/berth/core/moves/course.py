@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from berth import labels
 from berth.api.placement import Allocation, CopyShape
 from berth.core.moves.identity import layout_of, placement_hash
+from berth.core.moves.memory import ended_ids
 from berth.core.observed import Group, Snapshot
 from berth.core.timestamps import timestamp, unix_seconds
 
@@ -186,15 +187,9 @@ def _is_record(text: str) -> bool:
         return False
 
 
-def ended_ids(status: Mapping[str, Any]) -> frozenset[str]:
-    """Moves that status remembers as ended."""
-    recent = (status.get("moves") or {}).get("recent") or ()
-    return frozenset(str(each.get("id")) for each in recent if isinstance(each, Mapping))
-
-
 def convoy_in(snapshot: Snapshot) -> Convoy | None:
     """The move that the deployment's groups take part in."""
-    return convoy_of(snapshot.groups, ended_ids(snapshot.raw.get("status") or {}))
+    return convoy_of(snapshot.groups, ended_ids(snapshot))
 
 
 def laid_out_as(group: Group, shape: CopyShape) -> bool:

@@ -16,12 +16,13 @@ from berth.api.common import seconds
 from berth.api.llmdeployment import LLMDeploymentSpec
 from berth.api.placement import Allocation
 from berth.api.status import MAX_RECENT_MOVES
-from berth.core.actions import Action, Mark, Reserve
+from berth.core.actions import Action, Reserve
 from berth.core.groups import Judgement, retire
 from berth.core.moves import machine, swap
-from berth.core.moves.course import Convoy, Course, convoy_in, ended_ids, laid_out_as
+from berth.core.moves.course import Convoy, Course, convoy_in, laid_out_as
 from berth.core.moves.decision import HOLDS, Hold, Move
 from berth.core.moves.decision import Verdict as Decided
+from berth.core.moves.memory import ended_ids
 from berth.core.moves.verdict import Verdict, verdict
 from berth.core.observed import Group, Snapshot
 from berth.core.placement.question import spec_hash
@@ -87,7 +88,7 @@ def _begin(snapshot: Snapshot, asked: Move | None) -> Course | None:
     )
     if asked is None or not quiet or spec.pause != "None" or asked.swap != (spec.update.surge == "Never"):
         return None
-    if asked.id in ended_ids(snapshot.raw.get("status") or {}):
+    if asked.id in ended_ids(snapshot):
         return None
     routed = sum(group.leader is not None and group.leader.serving for group in snapshot.groups if group.alive)
     if asked.swap and routed < asked.start.groups:
@@ -186,19 +187,10 @@ def _reserve(new: NewGroup) -> Reserve:
     return Reserve(new.group, new.incarnation, "Move", incoming=True)
 
 
-def unmark(groups: Sequence[Group], ended: frozenset[str]) -> list[Action]:
-    """Takes the marks of moves that status remembers as ended off the groups that stay."""
-    nothing = {labels.MOVE_ID: None, labels.ROLE: None}
-    record = {labels.MOVE: None, labels.FLIPPED_AT: None, labels.MOVE_RESULT: None}
-    staying = (group for group in groups if group.lifecycle != labels.RETIRING)
-    return [Mark(group, nothing, record) for group in staying if group.move_id in ended]
-
-
 def moves_status(
-    stored: Mapping[str, Any], move: Underway | None, step: machine.Step | None, decided: Decided | None, now: float
+    before: Mapping[str, Any], move: Underway | None, step: machine.Step | None, decided: Decided | None, now: float
 ) -> dict[str, Any]:
-    """`status.moves`; `decided` is what was decided at this pass, None where nothing was looked at."""
-    before = dict(stored.get("moves") or {})
+    """`status.moves`, which was `before`; `decided` is what was decided now, None where nothing was looked at."""
     recent = list(before.get("recent") or ())
     found = {key: value for key, value in before.items() if key not in ("current", "recent", "hold")}
     hold = _hold(before.get("hold") or {}, decided, now)

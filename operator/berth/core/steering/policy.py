@@ -1,4 +1,4 @@
-"""What a spec allows and what status remembers, as the rules of moves and scaling read them."""
+"""What a spec allows and what is remembered, as the rules of moves and scaling read them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ def policy_of(spec: LLMDeploymentSpec) -> Policy:
     )
 
 
-def past_of(status: Mapping[str, Any], pace: float = 1.0) -> Past:
-    """Moves as `status.moves` remembers them, on a clock `pace` times faster; what cannot be read had not been."""
-    moves = status.get("moves") or {}
+def past_of(moves: Mapping[str, Any], pace: float = 1.0) -> Past:
+    """Moves as they are remembered, on a clock `pace` times faster; what cannot be read had not been."""
     recent = [each for each in moves.get("recent") or () if isinstance(each, Mapping)]
     ended = [unix_seconds(each.get("finishedAt")) for each in recent]
     return Past(

@@ -18,6 +18,7 @@ from berth.core.accept import wanted_groups
 from berth.core.calibration.learn import Calibration, made_with, recalled, stored, worth_writing
 from berth.core.measurement.measured import Measured
 from berth.core.moves.decision import Advise, Move
+from berth.core.moves.memory import recall
 from berth.core.moves.rules import State
 from berth.core.observed import Snapshot
 from berth.core.placement import record
@@ -80,7 +81,7 @@ def situation_of(
         in_force=allocation,
         groups_for_traffic=decision.groups_for_traffic,
         policy=policy,
-        past=past_of(status, pace),
+        past=past_of(recall(snapshot), pace),
         state=replace(state_of(snapshot, allocation.groups), moves_by_pool=moves_by_pool),
         reading=reading_of(snapshot.measured, _names(snapshot, allocation), _names(snapshot, trial)),
         trial=trial,
