@@ -153,6 +153,7 @@ async def test_groups_that_never_serve_end_it_and_nobody_notices_or_asks_again_w
     async def remembered() -> bool:
         """In fewer words."""
         moves = await stage.moves()
+        assert moves.get("recent"), moves
         found = moves["recent"][0]
         assert ended["reason"].startswith(found["reason"]), moves
         assert {**found, "reason": ""} == {**ended, "reason": ""}, moves
