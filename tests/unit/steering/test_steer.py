@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -151,6 +153,19 @@ def test_a_close_look_is_not_taken_again_at_once() -> None:
     assert second.verdict == first.verdict
     later = replace(situation(reading(), mode, reviewed=first.reviewed), now=NOW + HOUR)
     assert look(later).weighed is first.weighed, "nothing it depends on has changed"
+
+
+def test_what_is_remembered_of_a_look_holds_neither_the_nodes_nor_the_look_before() -> None:
+    """A thousand deployments look every quarter of an hour, for months."""
+    at = situation(reading())
+    pool, before = weakref.ref(at.supplies["cheap"]), weakref.ref(at)
+    reviewed = look(at).reviewed
+    assert reviewed is not None
+    assert reviewed.weighed is not None
+    del at
+    gc.collect()
+    assert pool() is None
+    assert before() is None
 
 
 def test_a_day_that_is_not_measured_holds() -> None:

@@ -102,7 +102,7 @@ class Estimates:
         slowness: Slowness | None = None,
     ) -> None:
         self._question = question
-        self._supplies = supplies
+        self._gpus = {name: supply.gpu for name, supply in supplies.items()}  # no nodes: estimates are kept for long
         self._memory = memory
         self._slowness = slowness
         self._copies: dict[Layout, performance.Candidate] = {}
@@ -146,7 +146,7 @@ class Estimates:
             variant = next(v for v in self._question.variants if v.name == layout.variant)
             known = self._copies[layout] = performance.Candidate(
                 model=self._question.model,
-                gpu=self._supplies[layout.pool].gpu,
+                gpu=self._gpus[layout.pool],
                 tensor_parallel=layout.tensor_parallel,
                 pipeline_parallel=layout.pipeline_parallel,
                 precision=variant.precision,

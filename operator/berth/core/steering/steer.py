@@ -148,6 +148,28 @@ def _known(situation: Situation, memory: Memory) -> bool:
     return account.verdict != UNSUPPORTED and account.kv_tokens_mid > 0
 
 
+class _Beliefs:
+    """What is believed of any layout by what was learned up to now, this look included.
+
+    It is remembered with what was weighed by it, so it must not hold the look itself: each would hold the one before.
+    """
+
+    def __init__(self, calibration: Calibration, supplies: Mapping[str, Supply], now: float) -> None:
+        self._calibration, self._now = calibration, now
+        self._gpus = {name: supply.gpu.name for name, supply in supplies.items()}
+        self._known: dict[Layout, Belief] = {}
+
+    def __call__(self, layout: Layout) -> Belief:
+        if layout not in self._known:
+            self._known[layout] = self._calibration.belief(_place(layout, self._gpus[layout.pool]), self._now)
+        return self._known[layout]
+
+
+def _place(layout: Layout, gpu: str) -> Place:
+    split = f"{layout.variant} tp{layout.tensor_parallel} pp{layout.pipeline_parallel}"
+    return Place(layout.pool, gpu, split)
+
+
 class _Look:
     """One look with fresh measurements."""
 
@@ -170,7 +192,6 @@ class _Look:
             needed=self._needed(),
             day_known=self.day.peak(situation.now) is not None,
         )
-        self._beliefs: dict[Layout, Belief] = {}
         self.uncalibrated = Estimates(self.asked, situation.supplies, memory)
         self.due, self.settled = self._due(), True
         self.out_of_reach = ""
@@ -178,7 +199,13 @@ class _Look:
         beyond = bool(self.levels) and median_low(self.levels.values()) > LONGEST
         too_slow = self.calibration.beyond_belief(situation.now)
         self.state = replace(self.state, settled=self.settled, beyond_belief=beyond, too_slow=too_slow)
-        self.evaluation = Estimates(self.measured, situation.supplies, memory, lambda each: self.believe(each).factor())
+        self.believe = _Beliefs(self.calibration, situation.supplies, situation.now)
+        self.evaluation = self._estimates(self.measured)
+
+    def _estimates(self, asked: Question) -> Estimates:
+        """With what is believed now."""
+        believe = self.believe
+        return Estimates(asked, self.situation.supplies, self.memory, lambda layout: believe(layout).factor())
 
     def _needed(self) -> int:
         """Groups that must serve, as an update has it."""
@@ -221,14 +248,7 @@ class _Look:
 
     # --- learning -----------------------------------------------------------------------------------------------------
     def place(self, layout: Layout) -> Place:
-        split = f"{layout.variant} tp{layout.tensor_parallel} pp{layout.pipeline_parallel}"
-        return Place(layout.pool, self.situation.supplies[layout.pool].gpu.name, split)
-
-    def believe(self, layout: Layout) -> Belief:
-        """By what was learned up to now, this look included."""
-        if layout not in self._beliefs:
-            self._beliefs[layout] = self.calibration.belief(self.place(layout), self.situation.now)
-        return self._beliefs[layout]
+        return _place(layout, self.situation.supplies[layout.pool].gpu.name)
 
     def _learn(self) -> tuple[Calibration, dict[str, float]]:
         """The level of each group, and what is remembered after this hour."""
@@ -278,7 +298,7 @@ class _Look:
 
     def _carried(self, asked: Question) -> float:
         """Load that the groups in force carry with the lengths of `asked`, as they were planned."""
-        evaluation = Estimates(asked, self.situation.supplies, self.memory, lambda each: self.believe(each).factor())
+        evaluation = self._estimates(asked)
         groups = self.situation.in_force.groups
         return groups / uneven(groups) * HEADROOM * evaluation.capacity(self.layout, "screen").load
 
@@ -330,9 +350,7 @@ class _Look:
             max(objectives.time_per_output_token, _OUT_OF_REACH * alone.tpot_p95),
         )
         asked = replace(self.measured, objectives=attainable)
-        supplies = self.situation.supplies
-        relaxed = Estimates(asked, supplies, self.memory, lambda layout: self.believe(layout).factor())
-        return relaxed.capacity(self.layout, "simulate").load
+        return self._estimates(asked).capacity(self.layout, "simulate").load
 
     # --- moving -------------------------------------------------------------------------------------------------------
     def _decide(self, why: Diagnosis) -> tuple[Verdict, Weighed | None, Reviewed | None]:
