@@ -136,7 +136,9 @@ def _plan(
         step = look(move, snapshot, judgements, wanted.template.template_hash, must_serve, take_back)
     if take_back:
         reply = _reply_to_rollback(move, step)
-    newcomers = _newcomers(snapshot, move, judgements, defaults.notices)
+    promised = frozenset(new.group for new in rollout.create)
+    gpus = len(promised) * wanted.allocation.gpus if wanted else 0
+    newcomers = _newcomers(snapshot, move, judgements, defaults.notices, promised, gpus)
     seen = {group.name: group for group in snapshot.groups}
     for group in [seen[each.name] for each in rollout.expired]:
         message = f"did not serve within update.deadline {deployment.spec.update.deadline}"
@@ -280,6 +282,8 @@ def _rollout(
     needed: int,
     notices: Notices,
     aside: frozenset[str],
+    promised: frozenset[int] = frozenset(),
+    promised_gpus: int = 0,
 ) -> Rollout:
     spec = snapshot.deployment.spec
     recovery = spec.replica_groups.recovery
@@ -288,7 +292,7 @@ def _rollout(
         needed=needed,
         template_hash=wanted.template.template_hash,
         gpus_per_group=wanted.allocation.gpus,
-        gpu_limit=spec.objectives.limits.gpus,
+        gpu_limit=None if spec.objectives.limits.gpus is None else spec.objectives.limits.gpus - promised_gpus,
         surge=spec.update.surge == "WhenCapacity",
         max_unavailable=spec.update.max_unavailable,
         recovery=RecoveryPolicy(
@@ -316,6 +320,7 @@ def _rollout(
         _jitter(snapshot),
         displaced=restless,
         aside=aside,
+        promised=promised,
     )
 
 
@@ -339,14 +344,21 @@ def _jitter(snapshot: Snapshot) -> float:
 
 
 def _newcomers(
-    snapshot: Snapshot, move: Underway | None, judgements: Mapping[str, Judgement], notices: Notices
+    snapshot: Snapshot,
+    move: Underway | None,
+    judgements: Mapping[str, Judgement],
+    notices: Notices,
+    promised: frozenset[int],
+    promised_gpus: int,
 ) -> Rollout:
-    """Groups that a move still has to bring in, lost ones again."""
+    """Groups that a move still has to bring in, lost ones again; in no slot, and on no GPU, that the placement in force
+    gets in this very pass."""
     if move is None or move.incoming is None:
         return Rollout()
     coming = move.newcomers(snapshot.groups)
     others = frozenset(group.name for group in snapshot.groups if group.alive and group.name not in coming)
-    return _rollout(snapshot, replace(move.incoming, count=move.course.to.groups), judgements, 0, notices, others)
+    wanted = replace(move.incoming, count=move.course.to.groups)
+    return _rollout(snapshot, wanted, judgements, 0, notices, others, promised, promised_gpus)
 
 
 def _due(step: Step | None, now: float) -> float | None:

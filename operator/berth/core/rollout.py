@@ -86,16 +86,18 @@ def plan_rollout(
     jitter: float,
     displaced: Collection[str] = (),
     aside: Collection[str] = (),
+    promised: Collection[int] = (),
 ) -> Rollout:
     """Next step towards `policy.wanted` groups of `policy.template_hash`, none of them `displaced` (names).
 
     `serving` names the ReplicaGroups that serve, some before their label is seen: only with it do requests reach them,
     and only then may others leave in their favour. Per slot, `former` are the highest incarnations known beside their
     ReplicaGroups and `shortages` what came of the last attempt; `jitter` in [0, 1) spreads retries of deployments.
-    Groups named in `aside` belong to another placement: they hold slots and GPUs and are otherwise left alone.
+    Groups named in `aside` belong to another placement: they hold slots and GPUs and are otherwise left alone. Slots
+    `promised` get a group of that one in this very pass.
     """
     alive = [group for group in groups if group.alive and group.name not in aside]
-    taken = frozenset(group.group for group in groups if group.alive and group.name in aside)
+    taken = frozenset([*promised, *(group.group for group in groups if group.alive and group.name in aside)])
     routed = frozenset(group.name for group in alive if group.name in serving and group.leader and group.leader.serving)
     slots = _choose_slots(alive, serving, displaced, taken, policy)
     retire = _no_longer_wanted(alive, routed, displaced, slots, policy) if policy.changes_allowed else []

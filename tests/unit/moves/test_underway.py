@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from berth import labels
 from berth.api.placement import Allocation
+from berth.core import actions as do
 from berth.core.moves.course import Course, convoy_in
 from berth.core.moves.decision import HOLDS, Hold, Move
 from berth.core.moves.identity import placement_hash
@@ -306,6 +307,23 @@ def test_without_room_it_is_abandoned_at_the_deadline_and_frees_what_it_held() -
     assert simulation.recent()[0]["result"] == "Abandoned"
     assert "no capacity by the deadline" in simulation.recent()[0]["reason"]
     assert {_pool_of(group) for group in simulation.groups.values()} == {"h100"}
+
+
+@pytest.mark.parametrize(("limit", "most"), [(40, 2), (16, 1)])
+def test_a_group_lost_while_another_is_brought_in_takes_neither_its_slot_nor_its_share_of_the_limit(
+    limit: int, most: int
+) -> None:
+    simulation = Moving(objectives={"limits": {"gpus": limit}})
+    simulation.nodes |= {"node-2": 4, "node-3": 0}
+    until(simulation, lambda: bool(simulation.shortages))
+    assert [_pool_of(group) for group in simulation.groups.values()].count("a100") == 2
+    lost = next(name for name in simulation.pods if "-g0-" in name)
+    simulation.pods[lost]["status"] |= {"phase": "Failed"}
+    simulation.nodes["node-3"] = 8
+    plan = simulation.run_pass()
+    reserved = [order.group for order in plan.actions if isinstance(order, do.Reserve)]
+    assert reserved == [0, 4][:most], "the lost one goes before growth, and its GPUs are still held"
+    settle(simulation)
 
 
 def test_without_surge_no_move_begins() -> None:
