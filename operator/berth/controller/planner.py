@@ -19,6 +19,7 @@ from berth.api.gpupool import GPUPool
 from berth.api.placement import Allocation
 from berth.controller.arbiter import Arbiter
 from berth.core.moves.asked import move_asked_for
+from berth.core.moves.course import Course, convoy_in
 from berth.core.moves.decision import Move
 from berth.core.observed import Snapshot
 from berth.core.placement.current import Current, Load, current
@@ -49,7 +50,7 @@ class Planner:
         self._one_at_a_time = asyncio.Lock()
         self._kept: dict[_Name, Kept] = {}
         self._moving: dict[_Name, frozenset[str]] = {}
-        """Pools that a move under way touches."""
+        """Pools that a move under way touches, or one that was just decided on."""
 
     async def decide(self, snapshot: Snapshot) -> Decision | None:
         """Where the deployment is to run; None where nobody asks: a fixed placement, or one that is being deleted."""
@@ -76,10 +77,8 @@ class Planner:
         name, status = _name(snapshot), snapshot.raw.get("status") or {}
         if "calibration" in status and decision.allocation is not None:
             decision = replace(decision, status={"calibration": status["calibration"], **decision.status})
-        moving = (status.get("moves") or {}).get("current") or {}
-        self._moving[name] = frozenset(
-            side["pool"] for key in ("from", "to") for side in moving.get(key) or () if "pool" in side
-        )
+        convoy = convoy_in(snapshot)
+        self._moving[name] = _pools(convoy.course) if convoy is not None else frozenset()
         measured = snapshot.measured
         if decision.allocation is None or measured is None or not measured.fresh:
             return decision
@@ -93,13 +92,17 @@ class Planner:
             question(snapshot.deployment),
             supplies,
             before,
-            moves_by_pool=Counter(pool for other, pools in self._moving.items() if other != name for pool in pools),
             neighbours=self._neighbours(name, decision.allocation.pool, snapshot.now * pace_of(measured)),
         )
         if self._one_at_a_time.locked() and (situation.state.failing_over or situation.state.changing):
             return decision  # a lost group is not kept waiting by somebody else's models
         async with self._one_at_a_time:
-            found = await asyncio.to_thread(steer, situation, self._memory)
+            # Counted and claimed in one go: a pool that becomes slow is left by all at the same moment otherwise.
+            others = Counter(pool for other, pools in self._moving.items() if other != name for pool in pools)
+            state = replace(situation.state, moves_by_pool=others)
+            found = await asyncio.to_thread(steer, replace(situation, state=state), self._memory)
+            if isinstance(found.verdict, Move):
+                self._moving[name] = _pools(found.verdict)
         self._kept[name] = Kept(found.day, found.reviewed, found.calibration)
         return steered(decision, situation, found, status)
 
@@ -113,6 +116,10 @@ class Planner:
             if place.place.pool == pool and now - place.at < _RECENT_SECONDS
         ]
         return median(changes) if changes else None
+
+    def stays(self, namespace: str, name: str) -> None:
+        """The deployment does not move after all: the place of the move that was decided on is for others."""
+        self._moving.pop((namespace, name), None)
 
     def forget(self, namespace: str, name: str) -> None:
         """The deployment is gone."""
@@ -151,6 +158,10 @@ class Planner:
         namespace = snapshot.deployment.metadata.namespace
         allowance = self._arbiter.allowance(namespace, snapshot.deployment.metadata.uid)
         return supply_of(pool, namespace, nodes, used, self._why_not_usable(pool), allowance)
+
+
+def _pools(move: Move | Course) -> frozenset[str]:
+    return frozenset({move.start.pool, move.to.pool})
 
 
 def _name(snapshot: Snapshot) -> _Name:

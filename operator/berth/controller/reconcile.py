@@ -168,6 +168,8 @@ class Reconciler:
         if decision is not None and snapshot.deployment.spec.scaling.mode == "Auto":
             groups = None  # the decision follows the measured traffic itself, and remembers it
         plan = make_plan(snapshot, self._defaults, partial(needed_groups, measured=groups), decision, wish)
+        if plan.move is None:
+            self._planner.stays(key.namespace, key.name)
         orders = self._orders(plan, memory)
         outcome = await self._executor.run(key.namespace, orders, lambda order: self._claim(key, snapshot, plan, order))
         if wish.request is not None and wish.move is not None:

@@ -52,7 +52,6 @@ def situation_of(
     asked: Question,
     supplies: Mapping[str, Supply],
     kept: Kept,
-    moves_by_pool: Mapping[str, int],
     neighbours: float | None,
 ) -> Situation:
     """Of a deployment whose decision has an allocation on a pool of `supplies`."""
@@ -82,7 +81,7 @@ def situation_of(
         groups_for_traffic=decision.groups_for_traffic,
         policy=policy,
         past=past_of(recall(snapshot), pace),
-        state=replace(state_of(snapshot, allocation.groups), moves_by_pool=moves_by_pool),
+        state=state_of(snapshot, allocation.groups),
         reading=reading_of(snapshot.measured, _names(snapshot, allocation), _names(snapshot, trial)),
         trial=trial,
         day=kept.day,
