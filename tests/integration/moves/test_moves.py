@@ -37,8 +37,11 @@ async def test_without_a_verdict_the_deadline_keeps_what_serves(stage: Stage, cl
     assert {each["pool"] for each in found["status"]["groups"]} == {stage.there}
     assert [each["pool"] for each in found["status"]["placement"]["allocations"]] == [stage.there]
     assert found["status"]["summary"]["placement"].startswith(f"{stage.there} bf16 tp1")
-    told = [each["reason"] for each in await stage.site.events()]
-    assert told.count("MoveCompleted") == 1
+
+    async def told() -> bool:
+        return [each["reason"] for each in await stage.site.events()].count("MoveCompleted") == 1
+
+    await eventually(told)  # an Event comes after the status it tells of
 
 
 async def test_a_move_taken_back_gives_the_old_groups_their_requests_first(
@@ -122,7 +125,6 @@ async def test_groups_that_never_serve_end_it_and_nobody_notices_or_asks_again_w
 ) -> None:
     serving = await stage.site.serving()
     known = {pod["status"]["podIP"] for pod in await stage.site.pods()}
-    await stage.ask(f"move {stage.there} bf16 tp1 x2")
 
     async def silenced() -> bool:
         fresh = {pod["status"].get("podIP") for pod in await stage.site.pods()} - known - {None}
@@ -130,6 +132,7 @@ async def test_groups_that_never_serve_end_it_and_nobody_notices_or_asks_again_w
         return len(fresh) == 2
 
     leaders.silent.add("*")
+    await stage.ask(f"move {stage.there} bf16 tp1 x2")
     await eventually(silenced)
     leaders.silent.discard("*")
     await stage.until_phase("WarmingUp")

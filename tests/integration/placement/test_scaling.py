@@ -167,7 +167,7 @@ async def test_advice_is_told_a_move_without_surge_is_held_and_with_surge_it_beg
     await busy(site, berth, clock, rate, steps=70, tpot=0.08)
     await look(site, clock)
     found = await site.until("PlacementOutdated")
-    outdated = await site.condition("PlacementOutdated")
+    outdated = next(each for each in found["status"]["conditions"] if each["type"] == "PlacementOutdated")
     assert outdated["reason"] == "BetterPlacement"
     assert large in outdated["message"]
     first, *others = found["status"]["candidates"]
@@ -191,7 +191,7 @@ async def test_advice_is_told_a_move_without_surge_is_held_and_with_surge_it_beg
     await decided_anew(placement=placement, update={"surge": "Never", "maxUnavailable": 1})
 
     async def held() -> bool:
-        moves = (await site.get())["status"]["moves"]
+        moves = (await site.get())["status"].get("moves", {})
         assert moves.get("hold", {}).get("reason") == "NoSurgePossible", moves
         assert large in moves["hold"]["message"], moves
         assert "update.surge is Never" in moves["hold"]["message"], moves
@@ -206,7 +206,7 @@ async def test_advice_is_told_a_move_without_surge_is_held_and_with_surge_it_beg
     await decided_anew(update={"surge": "WhenCapacity", "maxUnavailable": 0})
 
     async def moving() -> bool:
-        moves = (await site.get())["status"]["moves"]
+        moves = (await site.get())["status"].get("moves", {})
         assert moves.get("current", {}).get("to", [{}])[0].get("pool") == large, moves
         assert "hold" not in moves, moves
         return True
