@@ -157,6 +157,19 @@ def test_live_groups_without_a_status_are_adopted_as_they_are() -> None:
     assert kept(snapshot(small(), found.status, live)) is not None
 
 
+@pytest.mark.parametrize("rate", ["20", "400"])
+def test_live_groups_that_carry_less_than_was_planned_for_are_adopted_too(rate: str) -> None:
+    """There was less to do for long, so there are few; then status was lost, or a move got here."""
+    planned = small(traffic={**SMALL, "requestsPerSecond": rate})
+    decision = decided(planned, groups=[group(0)])
+    assert decision.allocation is not None
+    assert (placed(decision), decision.allocation.groups) == ("cheap", 1)
+    assert decision.groups_for_traffic > 1
+    LLMDeploymentStatus.model_validate(decision.status)
+    (here,) = [each for each in decision.status["candidates"] if each["chosen"]]
+    assert here["factors"]["batch"].startswith("more and more requests in flight per group at the planned load")
+
+
 def test_limits_that_were_never_given_stay_absent_when_adopted() -> None:
     """Else adopting would change the template, and roll every pod."""
     found = decided(small(), groups=[group(pool="dear")])

@@ -27,6 +27,8 @@ Value = TypeVar("Value")
 Slowness = Callable[[Layout], float]
 """Factor on the step times of a layout, learned from measurements."""
 
+_FULL: Final = 1e6
+"""Requests in flight that are as many as fit, whatever fits."""
 _GRID: Final = 0.03
 """Factors are rounded to this ratio, so that what was computed for one is remembered for its likes."""
 
@@ -132,7 +134,8 @@ class Estimates:
 
     def factors(self, layout: Layout, in_flight: float) -> Factors:
         prompt, answer = self._question.traffic.input_tokens, self._question.traffic.output_tokens
-        return performance.factors(self._copy(layout), max(1, round(in_flight)), prompt.mean, answer.mean, answer.max)
+        count = round(min(max(in_flight, 1.0), _FULL))  # without bound where more is asked than can be served
+        return performance.factors(self._copy(layout), count, prompt.mean, answer.mean, answer.max)
 
     def throughput_band(self, layout: Layout) -> tuple[float, float]:
         prompt, answer = self._question.traffic.input_tokens, self._question.traffic.output_tokens

@@ -125,8 +125,9 @@ def _batch(candidate: Candidate, here: Factors) -> str:
     room = f"{here.in_flight_limit} fit ({candidate.fit.kv_tokens_mid:,} tokens of KV room)"
     if here.in_flight_limited_by != "KV room":
         room = f"maxBatchSize admits {here.in_flight_limit} ({candidate.fit.kv_tokens_mid:,} tokens of KV room)"
+    count = f"{candidate.latency.in_flight:.1f}" if candidate.latency.stable else "more and more"
     return (
-        f"{candidate.latency.in_flight:.1f} requests in flight per group at the planned load, {room}; "
+        f"{count} requests in flight per group at the planned load, {room}; "
         f"from {here.batch_pays_until} in flight on a step takes twice as long as for one, and batching stops paying"
     )
 
