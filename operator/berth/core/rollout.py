@@ -138,7 +138,9 @@ def plan_rollout(
     retire += away.retire
     outdated = _without(outdated, restless)
     if outdated and policy.changes_allowed and not retire and not set(away.create) - set(shortages):
-        step = _update_one(alive, outdated, serving, routed, shortages, policy, budget, setbacks, bool(missing))
+        step = _update_one(
+            alive, outdated, serving, routed, shortages, policy, budget, setbacks, bool(missing or draining)
+        )
         if step.create is not None:
             create.append(NewGroup(step.create, next_incarnation(lives[step.create], former, step.create), "Update"))
         retire += step.retire
@@ -355,9 +357,9 @@ def _update_one(
     policy: RolloutPolicy,
     budget: _GPUBudget,
     setbacks: Mapping[int, Setback],
-    slots_missing: bool,
+    waits: bool,
 ) -> _Step:
-    """The next move of an update; called only when nothing else is on its way out.
+    """The next move of an update; `waits`: slots are missing, or without surge still being left.
 
     Old groups that do not serve go first, even before missing ones exist: theirs may be the GPUs that are missing.
     """
@@ -367,7 +369,7 @@ def _update_one(
     idle = [group for group in outdated if group.name not in serving]
     if idle:
         return _Step(retire=(idle[0],))
-    if slots_missing:
+    if waits:
         return _Step()
     oldest = max(outdated, key=lambda group: group.group)
     if setbacks[oldest.group].holds:

@@ -11,13 +11,20 @@ from hypothesis import strategies as st
 
 from berth import labels
 from berth.api.placement import Allocation
+from berth.core.moves.course import convoy_in
 from berth.core.moves.swap import why_not
+from berth.core.placement.decide import decide, kept
+from berth.core.placement.question import spec_hash
 from berth.core.plan import Plan
-from berth.core.requests import Request, move_id, reply_before_move
+from berth.core.requests import NOTHING, Request, Wish, move_id, reply_before_move
+from tests.unit.core.simulation import Simulation
+from tests.unit.moves.test_edits import MEMORY, SUPPLIES
 from tests.unit.moves.test_underway import (
     DEADLINE,
     FAULTS,
     MOVE,
+    ROLLBACK,
+    TRAFFIC,
     Moving,
     _pool_of,
     edit,
@@ -73,14 +80,17 @@ class Swapping(Moving):
 @pytest.mark.parametrize(("groups", "tensor", "most"), [(3, 4, 1), (2, 4, 1), (3, 2, 1), (2, 2, 2)])
 def test_groups_change_places_one_by_one_and_what_is_not_judged_is_kept(groups: int, tensor: int, most: int) -> None:
     simulation = Swapping(groups, tensor, most)
-    served = []
+    served, told = [], set()
 
     def judged() -> bool:
         served.append(simulation.served())
+        conditions = {each["type"]: each["reason"] for each in simulation.stored["status"]["conditions"]}
+        told.add(conditions["Stalled"])
         return simulation.phase() == "Judging"
 
     until(simulation, judged)
     assert min(served) == 2
+    assert told == {"Healthy"}, "to wait for one that leaves is no standstill"
     assert simulation.living() == ["a100"] * groups
     settle(simulation)
     assert [(each["id"], each["result"]) for each in simulation.recent()] == [("m1", "Completed")]
@@ -125,6 +135,40 @@ def test_a_wiped_status_changes_nothing_and_an_edit_ends_it_on_one_side(phase: s
     settle(simulation)
     assert len(set(simulation.living())) == 1
     assert len(simulation.recent()) == 1
+
+
+class Planned(Swapping):
+    """Once it is started the placement is the planner's, for traffic that there is far less of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored["spec"]["traffic"] = {**TRAFFIC, "requestsPerSecond": "150"}
+        self.stored["status"]["placement"]["specHash"] = spec_hash(self.snapshot().deployment.spec)
+
+    @property
+    def needed(self) -> int:
+        return min(max(2, self.decision.groups_for_traffic if self.decision else 0), 3)
+
+    def run_pass(self, cut: int | None = None) -> Plan:
+        if not self.started:
+            return super().run_pass(cut)
+        snapshot = self.snapshot()
+        self.decision = kept(snapshot) or decide(snapshot, SUPPLIES, MEMORY)
+        begins = convoy_in(snapshot) is None and not self.recent()
+        self.wish = ROLLBACK if self.rollback else Wish(move=self.move) if begins else NOTHING
+        self.rollback = False
+        return Simulation.run_pass(self, cut)
+
+
+def test_groups_that_must_serve_on_the_way_are_those_of_the_traffic_it_was_decided_on() -> None:
+    simulation = Planned()
+    until(simulation, lambda: simulation.phase() == "Judging")
+    placement = simulation.stored["status"]["placement"]
+    assert (placement["allocations"][0]["pool"], placement["groupsForTraffic"]) == ("a100", 2)
+    simulation.rollback = True
+    until(simulation, lambda: bool(simulation.recent()), steps=90)
+    placement = simulation.stored["status"]["placement"]
+    assert (placement["allocations"][0]["pool"], placement["groupsForTraffic"]) == ("h100", 2)
 
 
 def test_a_request_whose_answer_was_lost_is_known_by_the_move_that_it_began() -> None:

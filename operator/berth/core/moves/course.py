@@ -55,7 +55,7 @@ class Course:
     swap: bool = False
     """Groups change places one by one: there is no room for both sides."""
     leaves: int = 0
-    """Groups of `start` that had to serve when it was begun; of a swap."""
+    """Groups of `start` that had to serve when it was begun; 0: not known."""
 
     @property
     def placement_hash(self) -> str:
@@ -70,7 +70,7 @@ class Course:
             "began_at": timestamp(self.began_at),
         }
         if not self.swap:
-            del record["swap"], record["leaves"]
+            del record["swap"]
         return json.dumps({key: value for key, value in record.items() if value is not None}, sort_keys=True)
 
     @classmethod
@@ -116,6 +116,11 @@ class Convoy:
     @property
     def in_force(self) -> Allocation:
         return self.course.to if self.flipped else self.course.start
+
+    @property
+    def needed(self) -> int | None:
+        """Groups of the placement in force that must serve, as the move was decided on; None: not known."""
+        return (self.course.needed if self.flipped else self.course.leaves) or None
 
     def aside(self, groups: Iterable[Group]) -> frozenset[str]:
         """Names of living groups of the placement that is not in force, as far as it is a side of its own."""

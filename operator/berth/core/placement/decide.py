@@ -68,6 +68,8 @@ class InForce:
     """Why it is, where nothing recorded says so."""
     moving: bool = False
     """A move is under way."""
+    needed: int | None = None
+    """Groups that must serve, as the move was decided on: by the traffic that was measured, not the planned one."""
 
 
 def in_force(snapshot: Snapshot) -> InForce | None:
@@ -86,7 +88,8 @@ def in_force(snapshot: Snapshot) -> InForce | None:
     recorded = [each for each in recorded if each.pool in known]
     convoy = convoy_in(snapshot)
     if convoy is not None and not (recorded and layout_of(recorded[0]) == layout_of(convoy.in_force)):
-        return InForce(convoy.in_force, None, convoy.course.spec_hash, convoy.course.reason, moving=True)
+        course = convoy.course
+        return InForce(convoy.in_force, None, course.spec_hash, course.reason, moving=True, needed=convoy.needed)
     if recorded:
         found = recorded[0]
         allocation = Allocation(**{name: getattr(found, name) for name in Allocation.model_fields})
@@ -116,7 +119,7 @@ def decide(snapshot: Snapshot, supplies: Iterable[Supply], memory: Memory) -> De
     if now is not None and snapshot.groups and (stays or not _may_move(snapshot)) and not desk.knows(now.allocation):
         return Decision(now.allocation, now.groups_for_traffic or 0, _stored(snapshot))  # what serves, serves on
     if now is not None and stays:
-        return _of_spec(now.spec_hash, desk.keep(now, now.reason))
+        return _as_it_was(now, desk.keep(now, now.reason))
     allowed = asked.spec.placement.pools
     offered = [supply for name, supply in pools.items() if not allowed or name in allowed]
     answer = choose(asked, offered, desk.evaluation, Layout.of(now.allocation) if now else None)
@@ -146,11 +149,14 @@ def _may_move(snapshot: Snapshot) -> bool:
     return snapshot.deployment.spec.placement.moves.mode == "Auto"
 
 
-def _of_spec(recorded: str | None, decision: Decision) -> Decision:
-    """A decision that stays although the spec is another by now is still of the spec it was made for."""
-    if recorded is None or "placement" not in decision.status:
-        return decision
-    placement = {**decision.status["placement"], "specHash": recorded}
+def _as_it_was(now: InForce, decision: Decision) -> Decision:
+    """A decision that stays is still of the spec, and of the traffic, that it was made for, whatever is asked now."""
+    placement = dict(decision.status["placement"])
+    if now.spec_hash is not None:
+        placement["specHash"] = now.spec_hash
+    if now.needed is not None:
+        placement["groupsForTraffic"] = now.needed
+        decision = replace(decision, groups_for_traffic=now.needed)
     return replace(decision, status={**decision.status, "placement": placement})
 
 
