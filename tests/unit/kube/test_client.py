@@ -195,9 +195,12 @@ async def test_requests_keep_to_the_rate(api: ApiClient, server: ScriptedServer)
 
 
 async def test_no_more_requests_than_allowed_wait_for_an_answer(api: ApiClient, server: ScriptedServer) -> None:
-    client = KubeClient(api, limits=Limits(parallel=2, request_seconds=0.2))
+    client = KubeClient(api, limits=Limits(parallel=2, request_seconds=0.5))
     waiting = [asyncio.create_task(client.get(POD, "prod", "a")) for _ in range(3)]
-    await asyncio.sleep(0.1)
+    while len(server.requests) < 2:
+        await asyncio.sleep(0)
+    for _ in range(50):  # as many turns as the others took, and no time
+        await asyncio.sleep(0)
     assert len(server.requests) == 2
     await asyncio.wait(waiting)
     assert len(server.requests) == 3
