@@ -129,8 +129,9 @@ class Cluster:
         pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
 
     def restart(self, pod: Manifest) -> None:
-        """Its container ends and is started again."""
+        """Its container ends and is started again; its next life takes requests."""
         status = pod["status"]["containerStatuses"][0]
+        self.draining.discard(pod["metadata"]["uid"])
         status["restartCount"] += 1
         status["lastState"] = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
 
