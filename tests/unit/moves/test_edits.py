@@ -11,7 +11,7 @@ from berth.core.placement.evaluate import Memory
 from berth.core.plan import Plan
 from berth.core.requests import NOTHING
 from tests.unit.core.simulation import POOL, Simulation
-from tests.unit.moves.test_underway import DEADLINE, ROLLBACK, Moving, hold
+from tests.unit.moves.test_underway import ROLLBACK, Moving, hold, until
 from tests.unit.placement.cases import supply
 
 MEMORY = Memory()
@@ -32,6 +32,9 @@ class Deciding(Moving):
         third = {name for name in self.nodes if name.startswith("third")}
         return third if pool == "third" else super()._nodes_of(pool) - third
 
+    def pools_in_use(self) -> set[str]:
+        return {each["spec"]["allocation"]["pool"] for each in self.groups.values()}
+
     def run_pass(self, cut: int | None = None) -> Plan:
         if not self.decides:
             return super().run_pass(cut)
@@ -50,20 +53,33 @@ def pool_and_variant(spec: dict[str, Any]) -> None:
     spec["model"]["variants"][0]["name"] = "renamed"
 
 
-@pytest.mark.parametrize("phase", ["WarmingUp", "Judging", "Draining", "Reverting"])
-@pytest.mark.parametrize("edit", [pool, pool_and_variant])
+def pool_and_split(spec: dict[str, Any]) -> None:
+    """Neither of the two placements is possible any more."""
+    pool(spec)
+    spec["model"]["variants"][0] |= {"tensorParallel": 1, "pipelineParallel": 1}
+
+
+@pytest.mark.parametrize(
+    ("phase", "edit"),
+    [
+        ("WarmingUp", pool),
+        ("Judging", pool),
+        ("Draining", pool),
+        ("Reverting", pool),
+        ("WarmingUp", pool_and_variant),
+        ("Reverting", pool_and_variant),
+        ("Judging", pool_and_split),
+        ("Reverting", pool_and_split),
+    ],
+)
 def test_what_is_asked_for_in_the_middle_of_a_move_is_done_after_it(phase: str, edit: Any) -> None:
     simulation = Deciding()
     hold(simulation, phase)
     simulation.decides, simulation.busy = True, False
     edit(simulation.stored["spec"])
     simulation.stored["metadata"]["generation"] += 1
-    for _ in range(8):
-        for _ in range(15):
-            simulation.step()
-        simulation.now += DEADLINE / 4
-    assert len(simulation.recent()) == 1
-    assert {each["spec"]["allocation"]["pool"] for each in simulation.groups.values()} == {"third"}
+    until(simulation, lambda: len(simulation.recent()) == 1 and simulation.pools_in_use() == {"third"}, steps=120)
+    assert simulation.served() == 2
     placement = simulation.stored["status"]["placement"]
     assert [each["pool"] for each in placement["allocations"]] == ["third"]
     assert simulation.roles() == {""}

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
+from berth.api.gpupool import parse_gpupool
 from berth.api.placement import Allocation, CopyShape, DecidedAllocation
+from berth.core.accept import check_allocation, resolve_model, usable_pool
 from berth.core.moves.course import convoy_in
 from berth.core.moves.identity import layout_of
 from berth.core.observed import Group, Shortage, Snapshot
@@ -138,11 +140,22 @@ def _stays(snapshot: Snapshot, now: InForce) -> bool:
     if spec.pause != "None" and snapshot.groups:
         return True
     if now.spec_hash != spec_hash(spec):
-        variants = {variant.name for variant in spec.model.variants}
-        return now.moving and now.allocation.pool in snapshot.pools and now.allocation.variant in variants
+        return now.moving and _still_possible(snapshot, now.allocation)
     if any(group.alive for group in snapshot.groups):
         return True
     return bool(snapshot.groups) and (not snapshot.shortages or not _may_move(snapshot))
+
+
+def _still_possible(snapshot: Snapshot, allocation: Allocation) -> bool:
+    """Whether groups of it can be made by the spec as it is now; a move could not even be ended otherwise."""
+    deployment = snapshot.deployment
+    try:
+        pools = {name: parse_gpupool(raw) for name, raw in snapshot.pools.items() if name == allocation.pool}
+        pool = usable_pool(allocation.pool, pools, deployment.metadata.namespace, "status.placement")
+        check_allocation(deployment, allocation, pool, resolve_model(deployment), "status.placement")
+    except InvalidSpec:
+        return False
+    return True
 
 
 def _may_move(snapshot: Snapshot) -> bool:
