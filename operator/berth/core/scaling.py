@@ -95,7 +95,7 @@ def scale(
     kept = Scaling(Sized(needed, current.groups))
     if demand.peak is None or settled_for < STEP_DOWN_SECONDS or breaking:
         return kept
-    at_peak = bounds.for_traffic(max(demand.peak, load))
+    at_peak = max(needed, bounds.for_traffic(max(demand.peak, load)))  # or the next look would bring it back
     if at_peak >= current.groups or bounds.wanted(at_peak) >= current.groups:
         return kept
     words = f"{current.groups - 1} groups carry the day's peak of {demand.peak:.2f} per second"

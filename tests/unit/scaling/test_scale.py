@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from berth.core.placement.size import groups_for_load
@@ -95,6 +95,7 @@ def test_the_needed_number_does_not_waver_with_the_load() -> None:
         assert current.for_traffic == groups_for_load(edge * 1.05, CAPACITY)
 
 
+@example(current=2, slow=1.5, jump=1.625, peak=1.0, burn=0.0, effective=0.0, settled=3600.0, most=2)
 @given(
     current=st.integers(1, 12),
     slow=st.floats(0.01, 60),
