@@ -1,6 +1,7 @@
 """Berth, a LeaderWorkerSet and a Deployment with the same pods on the same cluster, hit by the same faults.
 
     python -m e2e.bench_peers [--runs 5] [--faults kill,delete,pause,stop] [--subjects Berth,LeaderWorkerSet,Deployment]
+                              [--limit 150]
 
 Each subject runs two groups of one pod; the peers' pods are those that Berth made, without what only Berth reads. So
 readiness, engine and launcher are the same everywhere, and what differs is who notices and who acts. From the fault, in
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -36,8 +38,6 @@ from e2e.support.deployments import node_of, uid
 from e2e.support.traffic import traffic
 
 GROUPS: Final = 2
-LIMIT: Final = 150.0
-"""Seconds after which something counts as never."""
 NAMESPACE: Final = "peers"
 APP: Final = "peer"
 LWS_VERSION: Final = "v0.9.0"
@@ -56,12 +56,14 @@ class Run:
     subject: str
     fault: str
     last_request: float | None
-    """When the last request was sent that failed or had to be sent again; None: there was none."""
+    """When the last request was sent that failed or had to be sent again; None: there was none before the repair."""
     out_of_service: float | None
     created: float | None
     serving: float | None
     requests: int
     failed: int
+    load: float
+    """Of this machine in the last minute of the run."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ SUBJECTS: Final = {
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
-def measure(site: Site, subject: Subject, fault: str) -> Run:
-    """From two groups that serve to two groups that serve again."""
+def measure(site: Site, subject: Subject, fault: str, limit: float) -> Run:
+    """From two groups that serve to two groups that serve again, or for `limit` seconds."""
     wait(f"{subject.name} serves", lambda: len(_serving(site, subject)) == GROUPS, timeout=240)
     before = _pods(site, subject)
     victim = sorted(before, key=node_of)[0]
@@ -107,7 +109,7 @@ def measure(site: Site, subject: Subject, fault: str) -> Run:
         FAULTS[fault][1](victim)
         out = created = serving = None
         known, life = {uid(pod) for pod in before}, _life(victim)
-        while serving is None and time.time() - at < LIMIT:
+        while serving is None and time.time() - at < limit:
             pods, ready = _pods(site, subject), _serving(site, subject)
             now = round(time.time() - at, 1)
             if out is None and victim["status"]["podIP"] not in ready:
@@ -118,12 +120,13 @@ def measure(site: Site, subject: Subject, fault: str) -> Run:
             if out is not None and len(fresh) >= GROUPS:
                 serving = now
             time.sleep(0.2)
+        watched, load = time.time(), round(os.getloadavg()[0], 1)
         site.repair()
         wait(f"{subject.name} serves", lambda: len(_serving(site, subject)) == GROUPS, timeout=300)
     account = client.stop()
-    troubled = [each.sent - at for each in (*account.failed, *account.retried)]
+    troubled = [each.sent - at for each in (*account.failed, *account.retried) if each.sent < watched]
     last = round(max(0.0, max(troubled)), 1) if troubled else None
-    return Run(subject.name, fault, last, out, created, serving, len(account.requests), len(account.failed))
+    return Run(subject.name, fault, last, out, created, serving, len(account.requests), len(account.failed), load)
 
 
 def _pods(site: Site, subject: Subject) -> list[Manifest]:
@@ -282,6 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--faults", default=",".join(FAULTS))
     parser.add_argument("--subjects", default=",".join(SUBJECTS))
+    parser.add_argument("--limit", type=float, default=150.0, help="seconds after which something counts as never")
     given = parser.parse_args(arguments)
     site, runs = _site(), list[Run]()
     site.repair()
@@ -293,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for fault in given.faults.split(","):
             for number in range(given.runs):
                 try:
-                    runs.append(measure(site, subject, fault))
+                    runs.append(measure(site, subject, fault, given.limit))
                     print(json.dumps(vars(runs[-1])), flush=True)
                 except Failed as error:
                     say(f"{subject.name}, {fault}, run {number}: {error}")

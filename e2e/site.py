@@ -44,6 +44,7 @@ class Site:
         for node in self.cluster.nodes():
             self.cluster.kubectl("taint", "node", node, kind.GPU_TAINT, "--overwrite")
             mockgpus.heal_devices(node)
+            mockgpus.label_again(self.cluster, node)
             run("docker", "exec", node, "systemctl", "start", "containerd", "kubelet")
             self.cluster.kubectl("uncordon", node)
         self.cluster.kubectl.apply(*pools())
@@ -54,7 +55,7 @@ class Site:
         unusable = [
             taint["key"] for node in nodes for taint in node["spec"].get("taints", ()) if "node." in taint["key"]
         ]
-        return not unusable and all(mockgpus.allocatable(node) == mockgpus.PER_NODE for node in nodes)
+        return not unusable and all(mockgpus.complete(node) for node in nodes)
 
 
 def up(detection: Detection | None = None) -> Site:

@@ -38,7 +38,7 @@ def install(cluster: Cluster, image: Archive) -> None:
     cluster.load(image, nodes)
     cluster.kubectl.apply(*_permissions(), *(_daemon_set(name, image.name) for name in PRODUCTS))
     wait(
-        "the nodes offer GPUs", lambda: all(_complete(cluster.kubectl.get("node", node)) for node in nodes), timeout=120
+        "the nodes offer GPUs", lambda: all(complete(cluster.kubectl.get("node", node)) for node in nodes), timeout=120
     )
 
 
@@ -56,7 +56,18 @@ def heal_devices(node: str) -> None:
     run("docker", "exec", node, "find", _FAULTS, "-type", "f", "-delete")
 
 
-def _complete(node: Manifest) -> bool:
+def label_again(cluster: Cluster, node: str) -> None:
+    """A node that was deleted and came back soon has a device plugin that said its labels to the former one."""
+    if f"{RESOURCE}.product" in cluster.kubectl.get("node", node)["metadata"]["labels"]:
+        return
+    here = f"spec.nodeName={node}"
+    for gpu in PRODUCTS:
+        for pod in cluster.kubectl.list("pods", _NAMESPACE, f"app=mock-gpu-{gpu}", here):
+            cluster.kubectl.delete("pod", pod["metadata"]["name"], _NAMESPACE)
+
+
+def complete(node: Manifest) -> bool:
+    """It offers all its devices and has its labels."""
     return allocatable(node) == PER_NODE and f"{RESOURCE}.product" in node["metadata"]["labels"]
 
 
