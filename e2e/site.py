@@ -81,10 +81,13 @@ def cluster_up(detection: Detection | None = None) -> Cluster:
 
 def down() -> None:
     """The cluster, and the engine if it was started for it."""
-    try:
-        kind.delete()
-    except Failed as error:
-        say(f"the cluster was not deleted: {error}")
+    if engine.answers():
+        try:
+            kind.delete()
+        except Failed as error:
+            say(f"the cluster was not deleted: {error}")
+    else:
+        say("no Docker engine runs: there is no cluster to delete")
     if engine.stop():
         say("stopped the Docker engine")
 

@@ -50,7 +50,7 @@ class Engine:
 
 def ensure() -> Engine:
     """Raises NoEngine."""
-    if not _answers():
+    if not answers():
         _start()
     facts = _facts()
     if _lacks_sys_resource() and facts["DefaultRuntime"] != RUNTIME:
@@ -127,7 +127,7 @@ def _start() -> None:
         )
     _children.append(process)
     deadline = time.monotonic() + 60
-    while not _answers():
+    while not answers():
         if process.poll() is not None or time.monotonic() > deadline:
             last = log.read_text(errors="replace").strip().splitlines()[-5:]
             raise NoEngine("a Docker engine cannot be started here:\n  " + "\n  ".join(last))
@@ -152,7 +152,8 @@ def _facts() -> dict[str, Any]:
     return facts
 
 
-def _answers() -> bool:
+def answers() -> bool:
+    """Whether an engine runs."""
     return bool(shutil.which("docker")) and succeeds("docker", "version", "--format", "{{.Server.Version}}", timeout=20)
 
 
