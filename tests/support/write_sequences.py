@@ -409,13 +409,14 @@ async def _placed_around_others(site: Site, pool: str) -> None:
         await site.patch({"metadata": {"annotations": {"touched": secrets.token_hex(4)}}})
     await site.settled()
 
-    async def nothing_is_left_of_the_first() -> bool:
-        """The collector takes its Service some time after it."""
-        services = [each["metadata"]["name"] for each in await site.cluster.list("services", site.namespace)]
-        assert not [each for each in services if "-g0-1" in each], services
+    async def nothing_is_left_of_former_lives() -> bool:
+        """The collector takes their Services some time after them."""
+        living = {each["metadata"]["name"] for each in await site.groups()}
+        services = {each["metadata"]["name"] for each in await site.cluster.list("services", site.namespace)}
+        assert not {each for each in services if "-g0-" in each} - living, services
         return True
 
-    await eventually(nothing_is_left_of_the_first)
+    await eventually(nothing_is_left_of_former_lives)
 
 
 async def _held_off(site: Site) -> str:
