@@ -183,7 +183,7 @@ async def test_advice_is_told_a_move_without_surge_is_held_and_with_surge_it_beg
     async def decided_anew(**spec: Any) -> None:
         """After the pause between two close looks."""
         await site.patch({"spec": spec})
-        await site.settled()
+        await site.until("Accepted")  # of this spec; what it allows may begin in the same pass
         await busy(site, berth, clock, rate, steps=8, tpot=0.08)
         await look(site, clock)
 
