@@ -154,20 +154,24 @@ class Arbiter:
                 return Shortage("WaitingForCapacity", claim.why_not)
             nodes = self.nodes_of(claim.pool)
             looked: set[str] = set()
+            taken = self._taken_of(claim.demand.resource_name)
             for _ in range(ATTEMPTS):
                 over = self._why_over_budget(claim, nodes)
                 answer = capacity.Shortage(over, 0) if over else self._ask(claim, nodes, waiting)
                 if not isinstance(answer, Placement):
-                    taken = self._taken_of(claim.demand.resource_name)
                     if claim.pool.spec.gpu_budget is None and await self.refresh(
                         claim.demand.resource_name, [node for node in nodes if taken.others_stand_on(node.name)]
                     ):
                         continue
                     return Shortage("WaitingForCapacity", answer.reason)
+                # Others may look at the same nodes meanwhile (a pool's status does): what counts is what the answer
+                # relied on, not who brings the news.
+                relied_on = {name: taken.others(name) for name in answer.nodes}
                 unseen = set() if claim.pool.spec.gpu_budget is not None else set(answer.nodes) - looked
-                news = [await self._look(name, claim.demand.resource_name) for name in sorted(unseen)]
+                for name in sorted(unseen):
+                    await self._look(name, claim.demand.resource_name)
                 looked |= unseen
-                if not any(news):
+                if all(taken.others(name) == pods for name, pods in relied_on.items()):
                     await self._create(claim, answer.nodes)
                     waiting.pop(claim.name, None)
                     self._since.pop(claim.name, None)
@@ -315,11 +319,12 @@ class Arbiter:
         for name in set(nodes) & set(loan.left):
             loan.left[name] = max(0, loan.left[name] - claim.demand.gpus_per_member)
 
-    async def _look(self, node: str, resource_name: str) -> bool:
-        """Reads what others have on a node; whether that is another answer than was known or taken for granted."""
+    async def _look(self, node: str, resource_name: str) -> None:
+        """Reads what others have on a node."""
+        asked = self._now()
         listing = await self._client.list(POD, field_selector=f"spec.nodeName={node}")
         others = [pod for pod in listing.items if not self._world.sees(pod)]
-        return self._taken_of(resource_name).see(node, bound_pods(others, resource_name), self._now())
+        self._taken_of(resource_name).see(node, bound_pods(others, resource_name), asked)
 
     def _standing(self, claim: Claim, by_name: Mapping[str, NodeView]) -> dict[str, int]:
         """Groups of the claim's deployment per failure domain, those just created included."""

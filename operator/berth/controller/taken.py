@@ -53,7 +53,7 @@ class Granted:
 @dataclass(frozen=True)
 class _Others:
     pods: tuple[PodUsage, ...]
-    at: float
+    asked: float
 
 
 class Taken:
@@ -113,25 +113,29 @@ class Taken:
             self._ledger.reservation(group["metadata"]["uid"], Reservation(group["metadata"]["uid"], nodes, member))
 
     # --- pods of others -----------------------------------------------------------------------------------------------
-    def see(self, node: str, pods: Iterable[PodUsage], now: float) -> bool:
-        """What others have on a node; whether that is another answer than was known or taken for granted."""
-        found, known = tuple(pods), self._others.get(node)
-        before = known.pods if known else ()
-        self._others[node] = _Others(found, now)
-        for pod in before:
+    def see(self, node: str, pods: Iterable[PodUsage], asked: float) -> None:
+        """What others have on a node, in answer to a question of that moment: an older answer may come later."""
+        if asked < self.seen(node):
+            return
+        found = tuple(pods)
+        for pod in self.others(node):
             self._ledger.pod(("", node, pod.uid), None)
         for pod in found:
             self._ledger.pod(("", node, pod.uid), pod)
-        return found != before
+        self._others[node] = _Others(found, asked)
+
+    def others(self, node: str) -> tuple[PodUsage, ...]:
+        """As of the last look at the node; none where nobody looked."""
+        known = self._others.get(node)
+        return known.pods if known else ()
 
     def seen(self, node: str) -> float:
         """When others were looked for on a node; never: minus infinity."""
         known = self._others.get(node)
-        return known.at if known else float("-inf")
+        return known.asked if known else float("-inf")
 
     def others_stand_on(self, node: str) -> bool:
-        known = self._others.get(node)
-        return known is not None and any(pod.amount.gpus for pod in known.pods)
+        return any(pod.amount.gpus for pod in self.others(node))
 
 
 def wanted_of(groups: Iterable[Object], *others: str) -> list[Object]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -54,6 +55,10 @@ class Room:
     """Nodes that give no sign of life any more."""
     others: dict[str, int] = field(default_factory=dict)
     """GPUs that pods of others take, by node."""
+    before_list: Callable[[str], Awaitable[object]] | None = None
+    """What goes on before pods of a node are listed, once."""
+    after_list: Callable[[str], Awaitable[object]] | None = None
+    """The same, while the answer is on its way."""
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count(1)
@@ -99,9 +104,16 @@ class Room:
 
     async def list(self, kind: object, *, field_selector: str) -> SimpleNamespace:
         name = field_selector.partition("=")[2]
+        if (meanwhile := self.before_list) is not None:
+            self.before_list = None
+            await meanwhile(name)
         limits = {"resources": {"limits": {"nvidia.com/gpu": str(self.others.get(name, 0))}}}
         pod = {"metadata": {"uid": f"others-{name}"}, "spec": {"nodeName": name, "containers": [limits]}}
-        return SimpleNamespace(items=[pod] if self.others.get(name) else [])
+        found = [pod] if self.others.get(name) else []
+        if (meanwhile := self.after_list) is not None:
+            self.after_list = None
+            await meanwhile(name)
+        return SimpleNamespace(items=found)
 
     # --- what tests do ------------------------------------------------------------------------------------------------
     def ask(
@@ -309,3 +321,19 @@ def test_a_node_that_lost_a_member_without_a_word_gets_no_pod_before_it_was_hear
     room.end("other")
     room.quiet = set()
     assert room.ask("lost", 2, GPUS, doubted=frozenset({"n1"})) is None
+
+
+@pytest.mark.parametrize("when", ["before_list", "after_list"])
+def test_a_pod_of_others_that_somebody_else_finds_while_a_claim_looks_is_not_overlooked(when: str) -> None:
+    """The status of a pool looks at nodes too, without the claim's lock."""
+    room = Room(nodes=2)
+
+    async def found_by_another_look(node: str) -> None:
+        room.others[node] = GPUS
+        room.now += 1
+        await room.arbiter.refresh("nvidia.com/gpu", room.arbiter.nodes_of(POOL))
+
+    setattr(room, when, found_by_another_look)
+    assert room.ask("model", 1, GPUS) is None
+    (group,) = room.groups.all()
+    assert set(group["spec"]["plannedNodes"]).isdisjoint(room.others)
