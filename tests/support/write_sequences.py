@@ -30,8 +30,6 @@ class WriteSequence:
     """Of the operator, where the sequence needs others than usual."""
     numbered: bool = True
     """Which incarnation it ends with is always the same."""
-    pods_again: int = 0
-    """Pods that may be made once more than undisturbed, beside one that was just lost."""
 
 
 SEQUENCES: list[WriteSequence] = []
@@ -41,17 +39,8 @@ OTHERS = "notebook"
 """A pod that is none of Berth's."""
 
 
-def _register(
-    name: str,
-    prepare: Step,
-    act: Step,
-    finished: Step,
-    *,
-    numbered: bool = True,
-    pods_again: int = 0,
-    **settings: float,
-) -> None:
-    SEQUENCES.append(WriteSequence(name, prepare, act, finished, settings, numbered, pods_again))
+def _register(name: str, prepare: Step, act: Step, finished: Step, *, numbered: bool = True, **settings: float) -> None:
+    SEQUENCES.append(WriteSequence(name, prepare, act, finished, settings, numbered))
 
 
 async def _nothing(site: Site, pool: str) -> None:
@@ -472,15 +461,8 @@ async def _gone(site: Site, pool: str) -> None:
 _register("create", _nothing, _create, _settled)
 _register("create-over-two-nodes", _nothing, _create_over_two_nodes, _settled)
 _register("two-for-one-place", _nothing, _two_for_one_place, _one_has_it_and_one_waits)
-# Seldom (one run in forty) the second life is planned onto the node of the others too, and gives way after a minute.
-_register(
-    "race-lost",
-    _three_nodes_that_take_nobody,
-    _create_over_two_nodes,
-    _placed_around_others,
-    numbered=False,
-    pods_again=2,
-)
+# A slot is without any group for a moment; where status is lost then, its incarnations are counted anew.
+_register("race-lost", _three_nodes_that_take_nobody, _create_over_two_nodes, _placed_around_others, numbered=False)
 _register("scale-up", _one_group, _scale_to(2), _settled)
 _register("scale-down", _two_groups, _scale_to(1), _settled)
 _register("update", _one_group, _update, _replaced)
@@ -494,7 +476,6 @@ _register("node-silent", _two_full_nodes, _lose_a_node, _replaced_elsewhere)
 _register("suspected", _two_full_nodes, _lose_a_node, _cut_off_and_back, node_silent=600.0)
 _register("force-delete", _beside_a_dead_node, _let_time_pass, _only_the_living)
 _register("move", _placed_by_berth, _move, _judging)
-# A slot is without any group for a moment; where status is lost then, its incarnations are counted anew.
 _register("move-without-surge", _without_surge, _move, _exchanged, numbered=False)
 _register("take-back", _moved, _take_back, _back)
 _register("complete", _moved, _let_the_deadline_pass, _arrived)
