@@ -1,14 +1,13 @@
-"""Berth, a LeaderWorkerSet and a Deployment with the same pods on the same cluster, hit by the same faults.
+"""Berth, a LeaderWorkerSet and a Deployment with the same pods on the same cluster, hit by the same fault at once.
 
-    python -m e2e.bench_peers [--runs 5] [--faults kill,delete,pause,stop] [--subjects Berth,LeaderWorkerSet,Deployment]
-                              [--limit 150]
+    python -m e2e.bench_peers [--runs 5] [--faults kill,delete,pause,stop] [--limit 90]
 
-Each subject runs two groups of one pod; the peers' pods are those that Berth made, without what only Berth reads. So
-readiness, engine and launcher are the same everywhere, and what differs is who notices and who acts. Each run begins
-with new objects: Berth and kubelets wait longer with every failure of the same ones. From the fault, in seconds: until
-the last request went into what was lost, until the pod is out of the Service's endpoints, until a new pod exists, until
-two groups serve again; and how many requests of a client with one retry failed. Prints one JSON object per run, then a
-table of p50 and maximum.
+Each subject runs two groups of one pod, on two nodes; the peers' pods are those that Berth made, without what only
+Berth reads. So readiness, engine and launcher are the same everywhere, and what differs is who notices and who acts.
+Each run begins with new objects: Berth and kubelets wait longer with every failure of the same ones. From the fault,
+in seconds: until the last request went into what was lost, until the pod is out of the Service's endpoints, until a
+new pod exists, until two groups serve again; and how many requests of a client with one retry failed. Prints one JSON
+object per run and subject, then a table of p50 and maximum.
 """
 
 from __future__ import annotations
@@ -21,33 +20,89 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from berth import labels
 from berth.local import binaries
 from e2e import site as sites
 from e2e.cluster import images, programs
-from e2e.cluster.kubectl import Manifest
+from e2e.cluster.kubectl import Kubectl, Manifest
 from e2e.cluster.shell import Failed, run, wait
 from e2e.cluster.steps import say
 from e2e.site import Site, sample
 from e2e.support import faults
 from e2e.support.berth import ON_CONTROL_PLANE
 from e2e.support.deployments import node_of, uid
-from e2e.support.traffic import traffic
+from e2e.support.traffic import Account, traffic
 
 GROUPS: Final = 2
 NAMESPACE: Final = "peers"
-APP: Final = "peer"
 LWS_VERSION: Final = "v0.9.0"
-FAULTS: Final[dict[str, tuple[str, Callable[[Manifest], None]]]] = {
-    "kill": ("process killed", faults.kill_container),
-    "delete": ("pod deleted", lambda pod: _delete(pod)),
-    "pause": ("node silent", lambda pod: faults.pause_node(node_of(pod))),
-    "stop": ("node without power", lambda pod: faults.stop_node(node_of(pod))),
+
+
+@dataclass(frozen=True)
+class Fault:
+    """To the pods of all subjects on one node, or to the node."""
+
+    words: str
+    to_pod: Callable[[Kubectl, Manifest], None] | None = None
+    to_node: Callable[[str], None] | None = None
+
+
+def _delete(kubectl: Kubectl, pod: Manifest) -> None:
+    kubectl.delete("pod", pod["metadata"]["name"], NAMESPACE, "--force", "--grace-period=0")
+
+
+FAULTS: Final = {
+    "kill": Fault("process killed", to_pod=lambda _, pod: faults.kill_container(pod)),
+    "delete": Fault("pod deleted", to_pod=_delete),
+    "pause": Fault("node silent", to_node=faults.pause_node),
+    "stop": Fault("node without power", to_node=faults.stop_node),
 }
+
+
+@dataclass(frozen=True)
+class Subject:
+    name: str
+    service: str
+    labels: dict[str, str]
+    """Of its pods."""
+
+    @property
+    def address(self) -> str:
+        return f"{self.service}.{NAMESPACE}.svc:{labels.PORT_GRPC}"
+
+    def pods(self, seen: Sequence[Manifest]) -> list[Manifest]:
+        return [
+            each
+            for each in seen
+            if each["kind"] == "Pod" and self.labels.items() <= each["metadata"].get("labels", {}).items()
+        ]
+
+    def serving(self, seen: Sequence[Manifest]) -> list[Manifest]:
+        """Pods that the Service sends requests to."""
+        addresses: set[str] = set()
+        for each in seen:
+            of = each["metadata"].get("labels", {}).get("kubernetes.io/service-name")
+            if each["kind"] == "EndpointSlice" and of == self.service:
+                for endpoint in each.get("endpoints") or ():
+                    if endpoint["conditions"].get("ready"):
+                        addresses |= set(endpoint["addresses"])
+        return [pod for pod in self.pods(seen) if pod["status"].get("podIP") in addresses]
+
+    def on_two_nodes(self, seen: Sequence[Manifest]) -> bool:
+        """All of it serves, each group on a node of its own."""
+        serving = self.serving(seen)
+        return len(serving) == GROUPS == len({node_of(pod) for pod in serving}) == len(self.pods(seen))
+
+
+BERTH: Final = Subject("Berth", "llama-8b", {labels.DEPLOYMENT: "llama-8b", labels.MEMBER: labels.LEADER})
+LEADER_WORKER_SET: Final = Subject("LeaderWorkerSet", "lws", {"app": "lws"})
+DEPLOYMENT: Final = Subject("Deployment", "deployment", {"app": "deployment"})
+SUBJECTS: Final = (BERTH, LEADER_WORKER_SET, DEPLOYMENT)
 
 
 @dataclass(frozen=True)
@@ -67,81 +122,42 @@ class Run:
     """Of this machine in the last minute of the run."""
 
 
-@dataclass(frozen=True)
-class Subject:
-    name: str
-    service: str
-    selector: str
-    create: Callable[[Site], None]
+@dataclass
+class Watch:
+    """What becomes of one subject after the fault."""
 
+    subject: Subject
+    victim: Manifest
+    known: set[str]
+    """UIDs of its pods before."""
+    at: float
+    """Of the fault; Unix seconds."""
+    times: dict[str, float | None] = field(
+        default_factory=lambda: {"out_of_service": None, "created": None, "serving": None}
+    )
 
-def berth(site: Site) -> None:
-    site.cluster.kubectl.apply(sample("fixed-placement", NAMESPACE, site))
+    def look(self, seen: Sequence[Manifest], now: float) -> bool:
+        """Whether all groups serve again."""
+        serving = self.subject.serving(seen)
+        if all(uid(pod) != uid(self.victim) for pod in serving):
+            self._note("out_of_service", now)
+        if {uid(pod) for pod in self.subject.pods(seen)} - self.known:
+            self._note("created", now)
+        healed = [pod for pod in serving if _life(pod) != _life(self.victim)]
+        if self.times["out_of_service"] is not None and len(healed) >= GROUPS:
+            self._note("serving", now)
+        return self.times["serving"] is not None
 
+    def run(self, fault: str, account: Account, until: float, load: float) -> Run:
+        """`until`: what was sent later is not counted as trouble, the node was repaired."""
+        troubled = [each.sent - self.at for each in (*account.failed, *account.retried) if each.sent < until]
+        last = round(max(0.0, max(troubled)), 1) if troubled else None
+        counts = len(account.requests), len(account.failed)
+        return Run(self.subject.name, fault, last, **self.times, requests=counts[0], failed=counts[1], load=load)
 
-def deployment(site: Site) -> None:
-    template = _template(site)
-    spec = {"replicas": GROUPS, "selector": {"matchLabels": {"app": APP}}, "template": template}
-    site.cluster.kubectl.apply(_service(), _object("apps/v1", "Deployment", spec))
-
-
-def leader_worker_set(site: Site) -> None:
-    template = {"size": 1, "restartPolicy": "RecreateGroupOnPodRestart", "workerTemplate": _template(site)}
-    spec = {"replicas": GROUPS, "leaderWorkerTemplate": template}
-    site.cluster.kubectl.apply(_service(), _object("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", spec))
-
-
-SUBJECTS: Final = {
-    "Berth": Subject("Berth", "llama-70b", f"{labels.DEPLOYMENT}=llama-70b,{labels.MEMBER}={labels.LEADER}", berth),
-    "LeaderWorkerSet": Subject("LeaderWorkerSet", APP, f"app={APP}", leader_worker_set),
-    "Deployment": Subject("Deployment", APP, f"app={APP}", deployment),
-}
-
-
-# --- one run ----------------------------------------------------------------------------------------------------------
-def measure(site: Site, subject: Subject, fault: str, limit: float) -> Run:
-    """From two groups that serve to two groups that serve again, or for `limit` seconds."""
-    wait(f"{subject.name} serves", lambda: len(_serving(site, subject)) == GROUPS, timeout=240)
-    before = _pods(site, subject)
-    victim = sorted(before, key=node_of)[0]
-    address = f"{subject.service}.{NAMESPACE}.svc:{labels.PORT_GRPC}"
-    with traffic(site.cluster, address) as client:
-        at = time.time()
-        FAULTS[fault][1](victim)
-        out = created = serving = None
-        known, life = {uid(pod) for pod in before}, _life(victim)
-        while serving is None and time.time() - at < limit:
-            pods, ready = _pods(site, subject), _serving(site, subject)
-            now = round(time.time() - at, 1)
-            if out is None and victim["status"]["podIP"] not in ready:
-                out = now
-            if created is None and {uid(pod) for pod in pods} - known:
-                created = now
-            fresh = [pod for pod in pods if pod["status"].get("podIP") in ready and _life(pod) != life]
-            if out is not None and len(fresh) >= GROUPS:
-                serving = now
-            time.sleep(0.2)
-        watched, load = time.time(), round(os.getloadavg()[0], 1)
-        site.repair()
-        wait(f"{subject.name} serves", lambda: len(_serving(site, subject)) == GROUPS, timeout=300)
-    account = client.stop()
-    troubled = [each.sent - at for each in (*account.failed, *account.retried) if each.sent < watched]
-    last = round(max(0.0, max(troubled)), 1) if troubled else None
-    return Run(subject.name, fault, last, out, created, serving, len(account.requests), len(account.failed), load)
-
-
-def _pods(site: Site, subject: Subject) -> list[Manifest]:
-    return site.cluster.kubectl.list("pods", NAMESPACE, subject.selector)
-
-
-def _serving(site: Site, subject: Subject) -> set[str]:
-    """Addresses that the Service sends requests to."""
-    found = set()
-    for each in site.cluster.kubectl.list("endpointslices", NAMESPACE, f"kubernetes.io/service-name={subject.service}"):
-        for endpoint in each.get("endpoints") or ():
-            if endpoint["conditions"].get("ready"):
-                found |= set(endpoint["addresses"])
-    return found
+    def _note(self, what: str, now: float) -> None:
+        if self.times[what] is None:
+            self.times[what] = round(now - self.at, 1)
 
 
 def _life(pod: Manifest) -> tuple[str, int]:
@@ -150,63 +166,107 @@ def _life(pod: Manifest) -> tuple[str, int]:
     return uid(pod), int(statuses[0]["restartCount"])
 
 
-def _delete(pod: Manifest) -> None:
-    meta = pod["metadata"]
-    _site().cluster.kubectl.delete("pod", meta["name"], meta["namespace"], "--force", "--grace-period=0")
-
-
-# --- the peers --------------------------------------------------------------------------------------------------------
-def _template(site: Site) -> Manifest:
-    """A pod of Berth's, with a copy of its ConfigMap: what anybody could have written."""
+# --- one run ----------------------------------------------------------------------------------------------------------
+def measure(site: Site, fault: str, limit: float) -> list[Run]:
+    """Hits one node's pods of all subjects, watches until all are whole again or `limit` seconds, and repairs."""
     kubectl = site.cluster.kubectl
-    if kubectl.find("configmap", APP, NAMESPACE) is None:
-        berth(site)
-        wait("Berth serves", lambda: len(_serving(site, SUBJECTS["Berth"])) == GROUPS, timeout=240)
-        pod = _pods(site, SUBJECTS["Berth"])[0]
-        config = next(each["configMap"]["name"] for each in pod["spec"]["volumes"] if "configMap" in each)
-        data = {"data": kubectl.get("configmap", config, NAMESPACE)["data"], "immutable": True}
-        kubectl.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(), **data})
-        annotated = {"metadata": {"annotations": {"pod": json.dumps(_plain(pod["spec"]))}}}
-        kubectl.patch("configmap", APP, NAMESPACE, annotated)
-        _remove(site, SUBJECTS["Berth"])
-    spec = json.loads(kubectl.get("configmap", APP, NAMESPACE)["metadata"]["annotations"]["pod"])
-    return {"metadata": {"labels": {"app": APP}}, "spec": spec}
+
+    def spread() -> bool:
+        seen = _look(kubectl)
+        return all(subject.on_two_nodes(seen) for subject in SUBJECTS)
+
+    wait("everybody serves on two nodes", spread, timeout=240)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(traffic(site.cluster, subject.address)) for subject in SUBJECTS]
+        watches = _strike(kubectl, FAULTS[fault])
+        began = time.time()
+        while time.time() - began < limit:
+            seen, now = _look(kubectl), time.time()
+            whole = [watch.look(seen, now) for watch in watches]
+            if all(whole):
+                break
+            time.sleep(0.2)
+        until, load = time.time(), round(os.getloadavg()[0], 1)
+        site.repair()
+        wait(
+            "everybody serves",
+            lambda: all(len(each.serving(_look(kubectl))) == GROUPS for each in SUBJECTS),
+            timeout=300,
+        )
+    accounts = [client.stop() for client in clients]
+    return [watch.run(fault, account, until, load) for watch, account in zip(watches, accounts, strict=True)]
 
 
-def _plain(spec: Manifest) -> Manifest:
+def _strike(kubectl: Kubectl, fault: Fault) -> list[Watch]:
+    seen, watches = _look(kubectl), []
+    node = min(node_of(pod) for pod in BERTH.pods(seen))
+    at = time.time()
+    if fault.to_node is not None:
+        fault.to_node(node)
+    for subject in SUBJECTS:
+        victim = next(pod for pod in subject.pods(seen) if node_of(pod) == node)
+        if fault.to_pod is not None:
+            at = time.time()
+            fault.to_pod(kubectl, victim)
+        watches.append(Watch(subject, victim, {uid(pod) for pod in subject.pods(seen)}, at))
+    return watches
+
+
+def _look(kubectl: Kubectl) -> list[Manifest]:
+    return kubectl.list("pods,endpointslices", NAMESPACE)
+
+
+# --- the subjects -----------------------------------------------------------------------------------------------------
+def create(site: Site) -> None:
+    """All three; the peers from a pod of Berth's and a copy of its ConfigMap: what anybody could have written."""
+    kubectl = site.cluster.kubectl
+    allocation = {"pool": "h100", "variant": "bf16", "tensorParallel": 1, "groups": GROUPS}
+    placement = {"mode": "Fixed", "fixed": {"allocations": [allocation]}}
+    kubectl.apply(sample(BERTH.service, NAMESPACE, site, placement=placement))
+    wait("Berth makes pods", lambda: len(BERTH.pods(_look(kubectl))) == GROUPS, timeout=60)
+    spec = BERTH.pods(_look(kubectl))[0]["spec"]
+    config = next(each["configMap"]["name"] for each in spec["volumes"] if "configMap" in each)
+    for peer in (LEADER_WORKER_SET, DEPLOYMENT):
+        template = {"metadata": {"labels": peer.labels}, "spec": _plain(spec, peer)}
+        ports = [{"name": "grpc", "port": labels.PORT_GRPC}]
+        kubectl.apply(
+            {**_object(peer, "v1", "ConfigMap"), "data": kubectl.get("configmap", config, NAMESPACE)["data"]},
+            {**_object(peer, "v1", "Service"), "spec": {"selector": peer.labels, "ports": ports}},
+            _workload(peer, template),
+        )
+
+
+def _workload(peer: Subject, template: Manifest) -> Manifest:
+    if peer is DEPLOYMENT:
+        spec = {"replicas": GROUPS, "selector": {"matchLabels": peer.labels}, "template": template}
+        return {**_object(peer, "apps/v1", "Deployment"), "spec": spec}
+    group = {"size": 1, "restartPolicy": "RecreateGroupOnPodRestart", "workerTemplate": template}
+    spec = {"replicas": GROUPS, "leaderWorkerTemplate": group}
+    return {**_object(peer, "leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet"), "spec": spec}
+
+
+def _plain(spec: Manifest, peer: Subject) -> Manifest:
+    """Without what only Berth reads, spread over nodes in the scheduler's way."""
+    plain: Manifest = json.loads(json.dumps(spec))
     for name in ("nodeName", "affinity", "hostname", "subdomain", "schedulingGates", "serviceAccount", "priority"):
-        spec.pop(name, None)
-    spec["tolerations"] = [each for each in spec["tolerations"] if each.get("key") == "nvidia.com/gpu"]
-    match = {"labelSelector": {"matchLabels": {"app": APP}}, "whenUnsatisfiable": "ScheduleAnyway", "maxSkew": 1}
-    spec["topologySpreadConstraints"] = [{"topologyKey": "topology.kubernetes.io/zone", **match}]
-    for volume in spec["volumes"]:
+        plain.pop(name, None)
+    plain["tolerations"] = [each for each in plain["tolerations"] if each.get("key") == "nvidia.com/gpu"]
+    match = {"labelSelector": {"matchLabels": peer.labels}, "whenUnsatisfiable": "ScheduleAnyway", "maxSkew": 1}
+    plain["topologySpreadConstraints"] = [{"topologyKey": "kubernetes.io/hostname", **match}]
+    for volume in plain["volumes"]:
         if "configMap" in volume:
-            volume["configMap"]["name"] = APP
-    return spec
+            volume["configMap"]["name"] = peer.service
+    return plain
 
 
-def _service() -> Manifest:
-    ports = [{"name": "grpc", "port": labels.PORT_GRPC}]
-    return {**_object("v1", "Service", {"selector": {"app": APP}, "ports": ports})}
+def _object(peer: Subject, version: str, kind: str) -> Manifest:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": peer.service, "namespace": NAMESPACE}}
 
 
-def _object(version: str, kind: str, spec: Any) -> Manifest:
-    return {"apiVersion": version, "kind": kind, "metadata": _metadata(), "spec": spec}
-
-
-def _metadata() -> Manifest:
-    return {"name": APP, "namespace": NAMESPACE}
-
-
-def _remove(site: Site, subject: Subject) -> None:
+def remove(site: Site) -> None:
     kubectl = site.cluster.kubectl
-    for kind, name in (
-        ("llmdeployments", "llama-70b"),
-        ("deployments", APP),
-        ("services", APP),
-        *([("leaderworkersets", APP)] if subject.name == "LeaderWorkerSet" else []),
-    ):
-        kubectl.delete(kind, name, NAMESPACE, "--wait=false")
+    for kind in ("llmdeployments", "leaderworkersets", "deployments"):
+        kubectl("delete", kind, "--all", f"--namespace={NAMESPACE}", "--wait=false")
     kubectl("delete", "pods", "--all", f"--namespace={NAMESPACE}", "--grace-period=1", "--wait=false")
     wait("no pods are left", lambda: not kubectl.list("pods", NAMESPACE), timeout=120)
 
@@ -253,14 +313,14 @@ def table(runs: Sequence[Run]) -> str:
         "| fault | | last request into it | out of the Service | new pod | serving again | failed requests | runs |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for fault, (words, _) in FAULTS.items():
+    columns = {"last_request": "none", "out_of_service": "never", "created": "none", "serving": "never"}
+    for name, fault in FAULTS.items():
         for subject in SUBJECTS:
-            some = [each for each in runs if (each.fault, each.subject) == (fault, subject)]
+            some = [each for each in runs if (each.fault, each.subject) == (name, subject.name)]
             if some:
-                columns = {"last_request": "none", "out_of_service": "never", "created": "none", "serving": "never"}
-                cells = [_cell([getattr(each, name) for each in some], word) for name, word in columns.items()]
+                cells = [_cell([getattr(each, column) for each in some], word) for column, word in columns.items()]
                 failed = f"{sum(each.failed for each in some)} of {sum(each.requests for each in some)}"
-                lines.append(f"| {words} | {subject} | {' | '.join(cells)} | {failed} | {len(some)} |")
+                lines.append(f"| {fault.words} | {subject.name} | {' | '.join(cells)} | {failed} | {len(some)} |")
     return "\n".join(lines)
 
 
@@ -272,38 +332,29 @@ def _cell(values: Sequence[float | None], absent: str) -> str:
     return f"{statistics.median(known):.1f} / {max(known):.1f} s{missing}"
 
 
-_sites: list[Site] = []
-
-
-def _site() -> Site:
-    if not _sites:
-        _sites.append(sites.up())
-    return _sites[0]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--faults", default=",".join(FAULTS))
-    parser.add_argument("--subjects", default=",".join(SUBJECTS))
-    parser.add_argument("--limit", type=float, default=150.0, help="seconds after which something counts as never")
+    parser.add_argument("--limit", type=float, default=90.0, help="seconds after which something counts as never")
     given = parser.parse_args(arguments)
-    site, runs = _site(), list[Run]()
+    site, runs = sites.up(), list[Run]()
     site.repair()
     site.cluster.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-    if "LeaderWorkerSet" in given.subjects:
-        install_leader_worker_set(site)
-    for subject in [SUBJECTS[name] for name in given.subjects.split(",")]:
-        for fault in given.faults.split(","):
-            for number in range(given.runs):
-                subject.create(site)
-                try:
-                    runs.append(measure(site, subject, fault, given.limit))
-                    print(json.dumps(vars(runs[-1])), flush=True)
-                except Failed as error:
-                    say(f"{subject.name}, {fault}, run {number}: {error}")
-                    site.repair()
-                _remove(site, subject)
+    install_leader_worker_set(site)
+    remove(site)
+    for fault in given.faults.split(","):
+        for number in range(given.runs):
+            say(f"{FAULTS[fault].words}, run {number + 1} of {given.runs}")
+            try:
+                create(site)
+                found = measure(site, fault, given.limit)
+                print("\n".join(json.dumps(vars(each)) for each in found), flush=True)
+                runs += found
+            except Failed as error:
+                say(f"not counted: {error}")
+                site.repair()
+            remove(site)
     print(table(runs))
     return 0
 
