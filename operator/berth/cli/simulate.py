@@ -215,7 +215,9 @@ def _events(faults: Sequence[str], pools: Mapping[str, GPUPool], minutes: int, s
         if fault == "chance":
             for name, pool in pools.items():
                 nodes = pool.status.nodes or 1
-                events += [Event("node", at, pool=name) for at in chance_failures(pool, nodes, minutes, seed)]
+                events += [
+                    Event("node", at, pool=name, among=nodes) for at in chance_failures(pool, nodes, minutes, seed)
+                ]
             continue
         found = _FAULT.fullmatch(fault)
         if found is None or found[1] not in _KINDS:

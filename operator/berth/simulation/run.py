@@ -161,10 +161,11 @@ class Simulation:
 
     def _lose_node(self, event: Event, start: int) -> None:
         nodes = sorted(self._nodes_in_use(event.pool))
-        if nodes:
-            node = nodes[zlib.crc32(f"{self._seed} {event.at} {event.pool}".encode()) % len(nodes)]
+        among = max(event.among, len(nodes), 1)
+        struck = zlib.crc32(f"{self._seed} {event.at} {event.pool}".encode()) % among
+        if struck < len(nodes):
             for course in self.courses:
-                course.operator.lose(0, start, node)
+                course.operator.lose(0, start, nodes[struck])
 
     def _nodes_in_use(self, pool: str) -> set[str]:
         return {

@@ -33,6 +33,8 @@ class Event:
     """None: for good; a group that is lost comes back on its own."""
     deployment: str = ""
     """group, metrics: whose; empty: everybody's."""
+    among: int = 0
+    """node: the one that fails is any of so many, in use or not; 0: one in use."""
 
     def active(self, minute: int) -> bool:
         return self.at <= minute and (self.lasts is None or minute < self.at + self.lasts)

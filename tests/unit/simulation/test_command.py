@@ -82,6 +82,14 @@ def test_what_fails_is_counted_and_comes_back(told: Any) -> None:
     assert next(each["at"] for each in found["events"] if each["what"] == "failure") == 120
 
 
+def test_nodes_that_fail_by_chance_are_mostly_those_that_nobody_uses(tmp_path: Path) -> None:
+    wide = {**POOL, "status": {"nodes": 4000}}
+    arguments = ("--days", "0.1", "--no-compare", "-o", "json", "--fail", "chance")
+    result = run(tmp_path, *arguments, documents=[deployment(), wide])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["deployments"][0]["failures"] == 0, "one or two nodes of 4,000 are used"
+
+
 def test_the_oracle_is_never_dearer_than_the_best_that_stays(told: Any) -> None:
     names = {each["name"]: each for each in told["deployments"][0]["baselines"]}
     assert names["oracle"]["cost"] <= names["best fixed"]["cost"]
