@@ -222,7 +222,7 @@ def create(site: Site) -> None:
     kubectl = site.cluster.kubectl
     allocation = {"pool": "h100", "variant": "bf16", "tensorParallel": 1, "groups": GROUPS}
     placement = {"mode": "Fixed", "fixed": {"allocations": [allocation]}}
-    kubectl.apply(sample(BERTH.service, NAMESPACE, site, placement=placement))
+    kubectl.apply(sample("llama-8b-one-gpu", NAMESPACE, site, placement=placement))
     wait("Berth makes pods", lambda: len(BERTH.pods(_look(kubectl))) == GROUPS, timeout=60)
     spec = BERTH.pods(_look(kubectl))[0]["spec"]
     config = next(each["configMap"]["name"] for each in spec["volumes"] if "configMap" in each)
@@ -304,6 +304,13 @@ def install_leader_worker_set(site: Site) -> None:
             f"--values={file.name}",
         ]
         run(*command, environment=site.cluster.kubectl.environment())
+    template = {"metadata": {"labels": LEADER_WORKER_SET.labels}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
+
+    def answers() -> bool:
+        site.cluster.kubectl.apply(_workload(LEADER_WORKER_SET, template), arguments=("--dry-run=server",))
+        return True
+
+    wait("the webhook of LeaderWorkerSet answers", answers, timeout=120)
 
 
 # --- all runs ---------------------------------------------------------------------------------------------------------
