@@ -194,6 +194,10 @@ def measure(site: Site, fault: str, limit: float) -> list[Run]:
             timeout=300,
         )
     accounts = [client.stop() for client in clients]
+    for watch, account in zip(watches, accounts, strict=True):
+        if account.failed:
+            sent = ", ".join(f"{each.sent - watch.at:.1f}" for each in account.failed)
+            say(f"{watch.subject.name}: requests sent {sent} s after the fault failed: {account.failed[0].error[:200]}")
     return [watch.run(fault, account, until, load) for watch, account in zip(watches, accounts, strict=True)]
 
 
