@@ -20,8 +20,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -187,7 +189,8 @@ def measure(site: Site, fault: str, limit: float) -> list[Run]:
                 break
             time.sleep(0.2)
         until, load = time.time(), round(os.getloadavg()[0], 1)
-        site.repair()
+        if FAULTS[fault].to_node is not None:
+            site.repair()
         wait(
             "everybody serves",
             lambda: all(len(each.serving(_look(kubectl))) == GROUPS for each in SUBJECTS),
@@ -202,18 +205,19 @@ def measure(site: Site, fault: str, limit: float) -> list[Run]:
 
 
 def _strike(kubectl: Kubectl, fault: Fault) -> list[Watch]:
-    seen, watches = _look(kubectl), []
+    seen = _look(kubectl)
     node = min(node_of(pod) for pod in BERTH.pods(seen))
+    victims = [next(pod for pod in subject.pods(seen) if node_of(pod) == node) for subject in SUBJECTS]
     at = time.time()
     if fault.to_node is not None:
         fault.to_node(node)
-    for subject in SUBJECTS:
-        victim = next(pod for pod in subject.pods(seen) if node_of(pod) == node)
-        if fault.to_pod is not None:
-            at = time.time()
-            fault.to_pod(kubectl, victim)
-        watches.append(Watch(subject, victim, {uid(pod) for pod in subject.pods(seen)}, at))
-    return watches
+    if fault.to_pod is not None:
+        with ThreadPoolExecutor(len(victims)) as hands:
+            list(hands.map(partial(fault.to_pod, kubectl), victims))
+    return [
+        Watch(subject, victim, {uid(pod) for pod in subject.pods(seen)}, at)
+        for subject, victim in zip(SUBJECTS, victims, strict=True)
+    ]
 
 
 def _look(kubectl: Kubectl) -> list[Manifest]:
