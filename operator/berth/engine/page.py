@@ -15,6 +15,8 @@ from berth.engine.control import Control
 PATHS: Final = ("/livez", "/startupz", "/readyz", "/state", "/metrics", "/drain", "/objectives")
 OBJECTIVES: Final = ("time_to_first_token", "time_per_output_token")
 POLL: Final = 0.25
+STARTING: Final = 15.0
+"""Seconds from the start of a container within which its launcher surely answers."""
 
 
 class Source(Protocol):
@@ -87,14 +89,23 @@ def _objectives(body: bytes) -> dict[str, float]:
 
 
 async def drain(host: str, grace: float, seconds: float) -> int:
-    """Asks the launcher of this pod to drain: 0 once nothing is in flight, 1 if that takes longer than `seconds`."""
-    deadline = time.monotonic() + seconds
+    """Asks the launcher of this pod to drain: 0 once nothing is in flight, 1 if that takes longer than `seconds`.
+
+    A launcher that only starts is waited for: SIGTERM comes when this returns, and the first process of a container
+    ignores it as long as it has no handler; the pod would hold its GPUs for all of its termination grace.
+    """
+    began = time.monotonic()
+    deadline = began + seconds
     method, path, in_flight = "POST", f"/drain?grace={grace:g}", "unknown"
     while time.monotonic() < deadline:
         try:
             _, body = await web.ask(host, contract.PORT_PAGE, method, path, seconds=web.TIMEOUT)
             state = json.loads(body)
         except (OSError, TimeoutError, ValueError) as error:
+            starts = isinstance(error, ConnectionRefusedError) and method == "POST"
+            if starts and time.monotonic() + POLL < min(deadline, began + STARTING):
+                await asyncio.sleep(POLL)
+                continue
             print(f"no launcher answers at {host}:{contract.PORT_PAGE}: {error}", file=sys.stderr)
             return 1
         if state["drained"] and not state["accepting"]:

@@ -130,6 +130,17 @@ def test_a_command_that_has_not_loaded_has_nothing_to_finish(start: Start, tmp_p
     assert done.returncode == 0
 
 
+def test_a_launcher_that_only_starts_is_waited_for_and_told_to_drain(start: Start, tmp_path: Path) -> None:
+    """SIGTERM follows, which the first process of a container ignores until it has a handler."""
+    address = new_address()
+    command = [sys.executable, "-m", "berth.engine.launcher", "--drain", "--timeout=60"]
+    with subprocess.Popen(command, env={**os.environ, "BERTH_POD_IP": address}, stderr=subprocess.PIPE) as hook:
+        with pytest.raises(subprocess.TimeoutExpired):
+            hook.wait(timeout=2)
+        start(STUBBORN, address=address)
+        assert hook.wait(timeout=30) == 0
+
+
 def test_a_command_that_is_not_there_is_named(start: Start, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "berth.engine.launcher", "--", "/nowhere/tritonserver"]
     done = subprocess.run(command, env={**os.environ, "BERTH_POD_IP": new_address()}, capture_output=True, text=True)
@@ -138,6 +149,6 @@ def test_a_command_that_is_not_there_is_named(start: Start, tmp_path: Path) -> N
 
 
 def test_drain_without_a_launcher_says_so() -> None:
-    command = [sys.executable, "-m", "berth.engine.launcher", "--drain"]
+    command = [sys.executable, "-m", "berth.engine.launcher", "--drain", "--timeout=1"]
     done = subprocess.run(command, env={**os.environ, "BERTH_POD_IP": new_address()}, capture_output=True, text=True)
     assert (done.returncode, done.stderr[:26]) == (1, "no launcher answers at 127")
