@@ -27,7 +27,11 @@ async def prober() -> AsyncIterator[TritonProber]:
 async def test_token_in_flight_and_drain(pod: Pod, prober: TritonProber) -> None:
     pod.start().until_serving()
     await prober.token(pod.address)
-    assert (await prober.progress(pod.address)).in_flight == 0
+
+    async def idle() -> bool:
+        return (await prober.progress(pod.address)).in_flight == 0
+
+    assert await eventually(idle), "the model writes its state four times a second"
     await prober.drain(pod.address)
     assert pod.state()["draining"] is True
 
