@@ -29,7 +29,8 @@ class WriteSequence:
     settings: Mapping[str, float] = field(default_factory=dict)
     """Of the operator, where the sequence needs others than usual."""
     numbered: bool = True
-    """Which incarnation it ends with is always the same."""
+    """Which incarnation it ends with is always the same: not where a slot has no group at all for a moment, and status,
+    which may be lost just then, is all that counts them."""
 
 
 SEQUENCES: list[WriteSequence] = []
@@ -461,7 +462,6 @@ async def _gone(site: Site, pool: str) -> None:
 _register("create", _nothing, _create, _settled)
 _register("create-over-two-nodes", _nothing, _create_over_two_nodes, _settled)
 _register("two-for-one-place", _nothing, _two_for_one_place, _one_has_it_and_one_waits)
-# A slot is without any group for a moment; where status is lost then, its incarnations are counted anew.
 _register("race-lost", _three_nodes_that_take_nobody, _create_over_two_nodes, _placed_around_others, numbered=False)
 _register("scale-up", _one_group, _scale_to(2), _settled)
 _register("scale-down", _two_groups, _scale_to(1), _settled)
