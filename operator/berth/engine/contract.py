@@ -37,6 +37,8 @@ CONTROL_FILE: Final = "control.json"
 """In the run directory; written by the launcher, read by the model."""
 DEFAULT_FAULT_FILE: Final = "faults.json"
 
+STARTING: Final = 15
+"""Seconds from the start of a container within which its launcher surely answers."""
 CANARY_ID: Final = "berth-canary"
 """Requests whose id starts so prove life; their latencies are left out of the histograms."""
 

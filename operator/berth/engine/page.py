@@ -15,8 +15,6 @@ from berth.engine.control import Control
 PATHS: Final = ("/livez", "/startupz", "/readyz", "/state", "/metrics", "/drain", "/objectives")
 OBJECTIVES: Final = ("time_to_first_token", "time_per_output_token")
 POLL: Final = 0.25
-STARTING: Final = 15.0
-"""Seconds from the start of a container within which its launcher surely answers."""
 
 
 class Source(Protocol):
@@ -103,7 +101,7 @@ async def drain(host: str, grace: float, seconds: float) -> int:
             state = json.loads(body)
         except (OSError, TimeoutError, ValueError) as error:
             starts = isinstance(error, ConnectionRefusedError) and method == "POST"
-            if starts and time.monotonic() + POLL < min(deadline, began + STARTING):
+            if starts and time.monotonic() + POLL < min(deadline, began + contract.STARTING):
                 await asyncio.sleep(POLL)
                 continue
             print(f"no launcher answers at {host}:{contract.PORT_PAGE}: {error}", file=sys.stderr)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -187,6 +189,15 @@ class TestGroup:
         assert leader.wait(10) == Exit.STOPPED
         assert worker.wait(10) == Exit.MEMBER_LOST
         assert worker.message == "MemberLost: the leader is gone"
+
+    def test_the_hook_of_a_worker_waits_for_its_launcher_alone(self, make_pod: Callable[[], Pod]) -> None:
+        """SIGTERM follows; whether the leader is there, or draining, is not the worker's matter."""
+        worker = make_pod().start_worker("--members=2", "--member=1", "--leader=127.0.0.1")
+        hook = [sys.executable, "-m", "berth.engine.launcher", "--drain", "--grace=0", "--timeout=60"]
+        done = subprocess.run(hook, env={**os.environ, "BERTH_POD_IP": worker.address}, timeout=30)
+        assert done.returncode == 0
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(10) == Exit.STOPPED
 
     def test_a_member_of_another_incarnation_is_turned_away(self, make_pod: Callable[[], Pod]) -> None:
         leader, worker = make_pod(), make_pod()

@@ -35,12 +35,13 @@ def test_the_launcher_understands_every_pod(name: str) -> None:
 
 @pytest.mark.parametrize("name", cases.CASES)
 def test_the_launcher_understands_every_drain(name: str) -> None:
-    (leader, *_) = cases.pods(cases.template(cases.CASES[name]))
-    module, *arguments = leader["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][2:]
-    parsed = options.parse(arguments, {})
-    assert module == "berth.engine.launcher"
-    assert parsed.drain
-    assert 0 < parsed.grace < parsed.timeout
+    for member, pod in enumerate(cases.pods(cases.template(cases.CASES[name]))):
+        module, *arguments = pod["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][2:]
+        parsed = options.parse(arguments, {})
+        assert module == "berth.engine.launcher"
+        assert parsed.drain
+        assert (parsed.grace > 0) == (member == 0)
+        assert parsed.grace < parsed.timeout
 
 
 def test_triton_gets_the_launchers_shared_memory_prefix_and_the_pods_address() -> None:

@@ -53,10 +53,13 @@ def arguments(template: GroupTemplate, replica_group: str, member: int, environm
     return [*options, *(["--", *started] if started else [])]
 
 
-def drain(template: GroupTemplate) -> list[str]:
-    """The preStop hook: refuse new requests after a short notice, wait for those in flight."""
-    timeout = timing.NOTICE + template.drain_seconds
-    return [*LAUNCHER, "--drain", f"--grace={timing.NOTICE}", f"--timeout={timeout}"]
+def drain(template: GroupTemplate, member: int) -> list[str]:
+    """The preStop hook: refuse new requests after a short notice, wait for those in flight.
+
+    A worker has none; its hook returns as soon as its launcher answers, and so hears the SIGTERM that follows.
+    """
+    notice, patience = (timing.NOTICE, template.drain_seconds) if member == 0 else (0, contract.STARTING)
+    return [*LAUNCHER, "--drain", f"--grace={notice}", f"--timeout={notice + patience}"]
 
 
 def _leads(template: GroupTemplate, replica_group: str, environment: Sequence[str]) -> list[str]:

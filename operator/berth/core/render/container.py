@@ -27,19 +27,18 @@ def serving_container(template: GroupTemplate, replica_group: str, group: str, i
     """Container of one member, as JSON. Its image is the incarnation's."""
     environment = _environment(template, group, incarnation)
     of_all_ranks = [variable["name"] for variable in environment if variable["name"] != contract.POD_IP]
-    leader = member == 0
     return {
         "name": NAME,
         "image": template.image,
         "command": list(command.LAUNCHER),
         "args": command.arguments(template, replica_group, member, of_all_ranks),
         "env": environment,
-        "ports": _ports(template, leader),
+        "ports": _ports(template, leader=member == 0),
         "startupProbe": _probe("/startupz", period=1, timeout=2, failures=_start_limit(template)),
         # Out of the Service within seconds of a hang; one slow answer on a busy node is not one.
         "readinessProbe": _probe("/readyz", period=2, timeout=2, failures=2),
         "livenessProbe": _probe("/livez", period=10, timeout=5, failures=3),
-        **({"lifecycle": {"preStop": {"exec": {"command": command.drain(template)}}}} if leader else {}),
+        "lifecycle": {"preStop": {"exec": {"command": command.drain(template, member)}}},
         "resources": {kind: dict(amounts) for kind, amounts in template.resources.items()},
         "volumeMounts": volumes.mounts(template),
         "securityContext": {
