@@ -23,8 +23,8 @@ from berth.local import binaries
 from berth.local.controlplane import ControlPlane
 from berth.local.kwok import Kwok
 from berth.local.processes import ChildProcess
-from e2e.bench_peers import leader_worker_set_module
 from e2e.cluster.programs import LEADER_WORKER_SET
+from e2e.support import leader_worker_set
 from tests.support.berth import free_port
 from tests.support.cluster import ApiError, Cluster, eventually
 
@@ -75,7 +75,7 @@ async def _run(cluster: Cluster, peer: ChildProcess, sets: int) -> PeerFigures:
 
 async def _install(cluster: Cluster, plane: ControlPlane, folder: Path) -> ChildProcess:
     """Definitions, the program, its webhooks; its certificate is the API server's, which is for this address too."""
-    module = leader_worker_set_module()
+    module = leader_worker_set.module()
     for path in sorted((module / "config" / "crd" / "bases").glob("*.yaml")):
         await cluster.create(yaml.safe_load(path.read_text()))
     certificates = folder / "lws"

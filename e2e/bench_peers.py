@@ -17,32 +17,26 @@ import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from berth import labels
-from berth.local import binaries
 from e2e import site as sites
-from e2e.cluster import images, programs
 from e2e.cluster.kubectl import Kubectl, Manifest
-from e2e.cluster.shell import Failed, run, wait
+from e2e.cluster.shell import Failed, wait
 from e2e.cluster.steps import say
 from e2e.site import Site, sample
-from e2e.support import faults
-from e2e.support.berth import ON_CONTROL_PLANE
+from e2e.support import faults, leader_worker_set
 from e2e.support.deployments import node_of, uid
 from e2e.support.traffic import Account, traffic
 
 GROUPS: Final = 2
 NAMESPACE: Final = "peers"
-LWS_VERSION: Final = "v0.9.0"
 
 
 @dataclass(frozen=True)
@@ -279,43 +273,12 @@ def remove(site: Site) -> None:
     wait("no pods are left", lambda: not kubectl.list("pods", NAMESPACE), timeout=120)
 
 
-def leader_worker_set_module() -> Path:
-    """The folder of its sources."""
-    download = run("go", "mod", "download", "-json", f"sigs.k8s.io/lws@{LWS_VERSION}")
-    return Path(json.loads(download)["Dir"])
-
-
-def install_leader_worker_set(site: Site) -> None:
-    """By its own chart, from the module that its program is built of."""
-    program = binaries.provide([programs.LEADER_WORKER_SET])["lws"]
-    chart = leader_worker_set_module() / "charts" / "lws"
-    image = images.program("lws", program, "manager")
-    site.cluster.load(image, [site.cluster.control_plane])
-    repository, _, tag = image.name.rpartition(":")
-    values = {
-        "image": {"manager": {"repository": repository, "tag": tag, "pullPolicy": "Never"}},
-        "podSecurityContext": {"runAsNonRoot": True, "runAsUser": 65532},
-        "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
-        **ON_CONTROL_PLANE,
-    }
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(values, file)
-        file.flush()
-        where = ["--namespace=lws-system", "--create-namespace", "--wait", "--timeout=4m"]
-        command: list[str | Path] = [
-            site.cluster.helm,
-            "upgrade",
-            "--install",
-            "lws",
-            chart,
-            *where,
-            f"--values={file.name}",
-        ]
-        run(*command, environment=site.cluster.kubectl.environment())
+def _await_webhook(kubectl: Kubectl) -> None:
+    """Of LeaderWorkerSet: Ready pods say nothing about it."""
     template = {"metadata": {"labels": LEADER_WORKER_SET.labels}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
 
     def answers() -> bool:
-        site.cluster.kubectl.apply(_workload(LEADER_WORKER_SET, template), arguments=("--dry-run=server",))
+        kubectl.apply(_workload(LEADER_WORKER_SET, template), arguments=("--dry-run=server",))
         return True
 
     wait("the webhook of LeaderWorkerSet answers", answers, timeout=120)
@@ -356,7 +319,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     site, runs = sites.up(), list[Run]()
     site.repair()
     site.cluster.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-    install_leader_worker_set(site)
+    leader_worker_set.install(site)
+    _await_webhook(site.cluster.kubectl)
     remove(site)
     for fault in given.faults.split(","):
         for number in range(given.runs):
