@@ -33,7 +33,7 @@ def standing(
     status: dict[str, Any] | None = None, pool: str = "here", variant: str = "bf16", groups: int = 2, **spec: Any
 ) -> Snapshot:
     """Groups of one GPU that run on pool `here`."""
-    wanted = deployment(model="llama-3.1-8b-instruct", variants=[BF16], traffic=TRAFFIC, **spec)
+    wanted = deployment(model="llama-3.1-8b-instruct", variants=[BF16], **{"traffic": TRAFFIC, **spec})
     allocation = {"pool": pool, "variant": variant, "groups": groups, "precision": "bf16", "kvPrecision": "bf16"}
     placement = {"allocations": [allocation], "groupsForTraffic": 1, "specHash": spec_hash(wanted.spec)}
     shape = GroupAllocation(pool=pool, variant=variant)
@@ -82,6 +82,16 @@ def test_without_surge_the_dearer_of_both_kinds_bounds_the_cost() -> None:
 def test_what_is_gone_can_be_left(gone: dict[str, str]) -> None:
     move = asked(standing(**gone))
     assert (move.to.pool, move.capacity_from, move.leaves) == ("there", 0.0, 1)
+
+
+def test_what_a_group_carries_is_told_in_requests_as_its_load_is_measured() -> None:
+    """Where clients wait for their answers, too: sixteen of them ask for a few requests per second."""
+    lengths = {name: TRAFFIC[name] for name in ("inputTokens", "outputTokens")}
+    patient = {"objectives": {"timePerOutputToken": {"p95": "100ms"}}}
+    closed = asked(standing(traffic={"arrival": "Closed", "concurrency": 16, **lengths}, **patient))
+    open_ = asked(standing(**patient))
+    for own, other in ((closed.capacity_from, open_.capacity_from), (closed.capacity_to, open_.capacity_to)):
+        assert 0.5 * other < own < 2 * other
 
 
 def answered(snapshot: Snapshot, text: str, result: str, ago: float) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def _as_it_is(posed: Question, pools: Mapping[str, Supply], now: InForce, estima
 
 def _per_group(candidate: Candidate | None) -> float:
     """0: nobody knows."""
-    return candidate.capacity.load if candidate is not None and candidate.capacity is not None else 0.0
+    return candidate.capacity.requests_per_second if candidate is not None and candidate.capacity is not None else 0.0
 
 
 def _refusal(words: str) -> InvalidSpec:

@@ -44,12 +44,12 @@ class Course:
     needed: int
     """Groups of `to` that must serve before `start` may leave."""
     capacity_from: float = 0.0
-    """Load that one group of `start` carries at the objectives (requests per second, or clients); 0: not known."""
+    """Requests per second that one group of `start` answers at the objectives; 0: not known."""
     capacity_to: float = 0.0
     cooldown: float = 0.0
     """Seconds after its end in which no other one is begun."""
     load: float | None = None
-    """Measured when it was begun; None: not measured."""
+    """Requests per second measured when it was begun; None: not measured."""
     misses: float | None = None
     """Share of requests that missed an objective then."""
     swap: bool = False

@@ -61,7 +61,7 @@ class Move:
     needed: int
     """Groups of `to` that must serve before `start` may leave for good."""
     capacity_from: float
-    """Load that one group of `start` carries at the objectives: requests per second, for closed traffic clients."""
+    """Requests per second that one group of `start` answers at the objectives, as load is measured."""
     capacity_to: float
     """The same of `to`; flips are sized by the smallest capacity / share of requests."""
     cooldown: float
