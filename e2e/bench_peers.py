@@ -1,13 +1,13 @@
 """Berth, a LeaderWorkerSet and a Deployment with the same pods on the same cluster, hit by the same fault at once.
 
-    python -m e2e.bench_peers [--runs 5] [--faults kill,delete,pause,stop] [--limit 90]
+    python -m e2e.bench_peers [--runs 5] [--faults kill,delete,pause,stop] [--limit 90] [--size 2]
 
-Each subject runs two groups of one pod, on two nodes; the peers' pods are those that Berth made, without what only
-Berth reads. So readiness, engine and launcher are the same everywhere, and what differs is who notices and who acts.
-Each run begins with new objects: Berth and kubelets wait longer with every failure of the same ones. From the fault,
-in seconds: until the last request went into what was lost, until the pod is out of the Service's endpoints, until a
-new pod exists, until two groups serve again; and how many requests of a client with one retry failed. Prints one JSON
-object per run and subject, then a table of p50 and maximum.
+Each subject runs two groups with the same readiness, engine and launcher (`e2e.support.peers`), so what differs is who
+notices and who acts. Groups of one pod stand on two nodes, and what is hit is a pod on one of them, or that node; of
+groups of two pods it is a worker, and a Deployment has none. Each run begins with new objects: Berth and kubelets wait
+longer with every failure of the same ones. From the fault, in seconds: until the last request went into what was lost,
+until the leader is out of the Service's endpoints, until a new pod exists, until two groups serve again; and how many
+requests of a client with one retry failed. Prints one JSON object per run and subject, then a table of p50 and maximum.
 """
 
 from __future__ import annotations
@@ -25,23 +25,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from berth import labels
 from e2e import site as sites
 from e2e.cluster.kubectl import Kubectl, Manifest
 from e2e.cluster.shell import Failed, wait
 from e2e.cluster.steps import say
-from e2e.site import Site, sample
-from e2e.support import faults, leader_worker_set
+from e2e.site import Site
+from e2e.support import faults, leader_worker_set, peers
 from e2e.support.deployments import node_of, uid
+from e2e.support.peers import BERTH, DEPLOYMENT, GROUPS, LEADER_WORKER_SET, NAMESPACE, Subject
 from e2e.support.traffic import Account, traffic
-
-GROUPS: Final = 2
-NAMESPACE: Final = "peers"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """To the pods of all subjects on one node, or to the node."""
+    """To one pod of each subject, or to a node on which all have one."""
 
     words: str
     to_pod: Callable[[Kubectl, Manifest], None] | None = None
@@ -58,47 +55,6 @@ FAULTS: Final = {
     "pause": Fault("node silent", to_node=faults.pause_node),
     "stop": Fault("node without power", to_node=faults.stop_node),
 }
-
-
-@dataclass(frozen=True)
-class Subject:
-    name: str
-    service: str
-    labels: dict[str, str]
-    """Of its pods."""
-
-    @property
-    def address(self) -> str:
-        return f"{self.service}.{NAMESPACE}.svc:{labels.PORT_GRPC}"
-
-    def pods(self, seen: Sequence[Manifest]) -> list[Manifest]:
-        return [
-            each
-            for each in seen
-            if each["kind"] == "Pod" and self.labels.items() <= each["metadata"].get("labels", {}).items()
-        ]
-
-    def serving(self, seen: Sequence[Manifest]) -> list[Manifest]:
-        """Pods that the Service sends requests to."""
-        addresses: set[str] = set()
-        for each in seen:
-            of = each["metadata"].get("labels", {}).get("kubernetes.io/service-name")
-            if each["kind"] == "EndpointSlice" and of == self.service:
-                for endpoint in each.get("endpoints") or ():
-                    if endpoint["conditions"].get("ready"):
-                        addresses |= set(endpoint["addresses"])
-        return [pod for pod in self.pods(seen) if pod["status"].get("podIP") in addresses]
-
-    def on_two_nodes(self, seen: Sequence[Manifest]) -> bool:
-        """All of it serves, each group on a node of its own."""
-        serving = self.serving(seen)
-        return len(serving) == GROUPS == len({node_of(pod) for pod in serving}) == len(self.pods(seen))
-
-
-BERTH: Final = Subject("Berth", "llama-8b", {labels.DEPLOYMENT: "llama-8b", labels.MEMBER: labels.LEADER})
-LEADER_WORKER_SET: Final = Subject("LeaderWorkerSet", "lws", {"app": "lws"})
-DEPLOYMENT: Final = Subject("Deployment", "deployment", {"app": "deployment"})
-SUBJECTS: Final = (BERTH, LEADER_WORKER_SET, DEPLOYMENT)
 
 
 @dataclass(frozen=True)
@@ -123,7 +79,8 @@ class Watch:
     """What becomes of one subject after the fault."""
 
     subject: Subject
-    victim: Manifest
+    leader: Manifest
+    """Of the group that was hit."""
     known: set[str]
     """UIDs of its pods before."""
     at: float
@@ -135,11 +92,11 @@ class Watch:
     def look(self, seen: Sequence[Manifest], now: float) -> bool:
         """Whether all groups serve again."""
         serving = self.subject.serving(seen)
-        if all(uid(pod) != uid(self.victim) for pod in serving):
+        if all(uid(pod) != uid(self.leader) for pod in serving):
             self._note("out_of_service", now)
         if {uid(pod) for pod in self.subject.pods(seen)} - self.known:
             self._note("created", now)
-        healed = [pod for pod in serving if _life(pod) != _life(self.victim)]
+        healed = [pod for pod in serving if _life(pod) != _life(self.leader)]
         if self.times["out_of_service"] is not None and len(healed) >= GROUPS:
             self._note("serving", now)
         return self.times["serving"] is not None
@@ -163,31 +120,31 @@ def _life(pod: Manifest) -> tuple[str, int]:
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
-def measure(site: Site, fault: str, limit: float) -> list[Run]:
-    """Hits one node's pods of all subjects, watches until all are whole again or `limit` seconds, and repairs."""
-    kubectl = site.cluster.kubectl
+def measure(site: Site, fault: str, size: int, limit: float) -> list[Run]:
+    """Hits one group of each subject, watches until all are whole again or `limit` seconds, and repairs."""
+    kubectl, subjects = site.cluster.kubectl, peers.subjects(size)
 
-    def spread() -> bool:
-        seen = _look(kubectl)
-        return all(subject.on_two_nodes(seen) for subject in SUBJECTS)
+    def whole() -> bool:
+        seen = peers.look(kubectl)
+        return all(subject.whole(seen, size) for subject in subjects)
 
-    wait("everybody serves on two nodes", spread, timeout=240)
+    wait("everybody serves", whole, timeout=240)
     with ExitStack() as stack:
-        clients = [stack.enter_context(traffic(site.cluster, subject.address)) for subject in SUBJECTS]
-        watches = _strike(kubectl, FAULTS[fault])
+        clients = [stack.enter_context(traffic(site.cluster, subject.address)) for subject in subjects]
+        watches = _strike(kubectl, subjects, FAULTS[fault])
         began = time.time()
         while time.time() - began < limit:
-            seen, now = _look(kubectl), time.time()
-            whole = [watch.look(seen, now) for watch in watches]
-            if all(whole):
+            seen, now = peers.look(kubectl), time.time()
+            healed = [watch.look(seen, now) for watch in watches]
+            if all(healed):
                 break
             time.sleep(0.2)
         until, load = time.time(), round(os.getloadavg()[0], 1)
         if FAULTS[fault].to_node is not None:
             site.repair()
         wait(
-            "everybody serves",
-            lambda: all(len(each.serving(_look(kubectl))) == GROUPS for each in SUBJECTS),
+            "everybody serves again",
+            lambda: all(len(each.serving(peers.look(kubectl))) == GROUPS for each in subjects),
             timeout=300,
         )
     accounts = [client.stop() for client in clients]
@@ -198,10 +155,11 @@ def measure(site: Site, fault: str, limit: float) -> list[Run]:
     return [watch.run(fault, account, until, load) for watch, account in zip(watches, accounts, strict=True)]
 
 
-def _strike(kubectl: Kubectl, fault: Fault) -> list[Watch]:
-    seen = _look(kubectl)
+def _strike(kubectl: Kubectl, subjects: Sequence[Subject], fault: Fault) -> list[Watch]:
+    seen = peers.look(kubectl)
     node = min(node_of(pod) for pod in BERTH.pods(seen))
-    victims = [next(pod for pod in subject.pods(seen) if node_of(pod) == node) for subject in SUBJECTS]
+    groups = [subject.members(seen, _first_on(node, subject.serving(seen))) for subject in subjects]
+    victims = [members[-1] for members in groups]
     at = time.time()
     if fault.to_node is not None:
         fault.to_node(node)
@@ -209,79 +167,14 @@ def _strike(kubectl: Kubectl, fault: Fault) -> list[Watch]:
         with ThreadPoolExecutor(len(victims)) as hands:
             list(hands.map(partial(fault.to_pod, kubectl), victims))
     return [
-        Watch(subject, victim, {uid(pod) for pod in subject.pods(seen)}, at)
-        for subject, victim in zip(SUBJECTS, victims, strict=True)
+        Watch(subject, members[0], {uid(pod) for pod in subject.pods(seen)}, at)
+        for subject, members in zip(subjects, groups, strict=True)
     ]
 
 
-def _look(kubectl: Kubectl) -> list[Manifest]:
-    return kubectl.list("pods,endpointslices", NAMESPACE)
-
-
-# --- the subjects -----------------------------------------------------------------------------------------------------
-def create(site: Site) -> None:
-    """All three; the peers from a pod of Berth's and a copy of its ConfigMap: what anybody could have written."""
-    kubectl = site.cluster.kubectl
-    allocation = {"pool": "h100", "variant": "bf16", "tensorParallel": 1, "groups": GROUPS}
-    placement = {"mode": "Fixed", "fixed": {"allocations": [allocation]}}
-    kubectl.apply(sample("llama-8b-one-gpu", NAMESPACE, site, placement=placement))
-    wait("Berth makes pods", lambda: len(BERTH.pods(_look(kubectl))) == GROUPS, timeout=60)
-    spec = BERTH.pods(_look(kubectl))[0]["spec"]
-    config = next(each["configMap"]["name"] for each in spec["volumes"] if "configMap" in each)
-    for peer in (LEADER_WORKER_SET, DEPLOYMENT):
-        template = {"metadata": {"labels": peer.labels}, "spec": _plain(spec, peer)}
-        ports = [{"name": "grpc", "port": labels.PORT_GRPC}]
-        kubectl.apply(
-            {**_object(peer, "v1", "ConfigMap"), "data": kubectl.get("configmap", config, NAMESPACE)["data"]},
-            {**_object(peer, "v1", "Service"), "spec": {"selector": peer.labels, "ports": ports}},
-            _workload(peer, template),
-        )
-
-
-def _workload(peer: Subject, template: Manifest) -> Manifest:
-    if peer is DEPLOYMENT:
-        spec = {"replicas": GROUPS, "selector": {"matchLabels": peer.labels}, "template": template}
-        return {**_object(peer, "apps/v1", "Deployment"), "spec": spec}
-    group = {"size": 1, "restartPolicy": "RecreateGroupOnPodRestart", "workerTemplate": template}
-    spec = {"replicas": GROUPS, "leaderWorkerTemplate": group}
-    return {**_object(peer, "leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet"), "spec": spec}
-
-
-def _plain(spec: Manifest, peer: Subject) -> Manifest:
-    """Without what only Berth reads, spread over nodes in the scheduler's way."""
-    plain: Manifest = json.loads(json.dumps(spec))
-    for name in ("nodeName", "affinity", "hostname", "subdomain", "schedulingGates", "serviceAccount", "priority"):
-        plain.pop(name, None)
-    plain["tolerations"] = [each for each in plain["tolerations"] if each.get("key") == "nvidia.com/gpu"]
-    match = {"labelSelector": {"matchLabels": peer.labels}, "whenUnsatisfiable": "ScheduleAnyway", "maxSkew": 1}
-    plain["topologySpreadConstraints"] = [{"topologyKey": "kubernetes.io/hostname", **match}]
-    for volume in plain["volumes"]:
-        if "configMap" in volume:
-            volume["configMap"]["name"] = peer.service
-    return plain
-
-
-def _object(peer: Subject, version: str, kind: str) -> Manifest:
-    return {"apiVersion": version, "kind": kind, "metadata": {"name": peer.service, "namespace": NAMESPACE}}
-
-
-def remove(site: Site) -> None:
-    kubectl = site.cluster.kubectl
-    for kind in ("llmdeployments", "leaderworkersets", "deployments"):
-        kubectl("delete", kind, "--all", f"--namespace={NAMESPACE}", "--wait=false")
-    kubectl("delete", "pods", "--all", f"--namespace={NAMESPACE}", "--grace-period=1", "--wait=false")
-    wait("no pods are left", lambda: not kubectl.list("pods", NAMESPACE), timeout=120)
-
-
-def _await_webhook(kubectl: Kubectl) -> None:
-    """Of LeaderWorkerSet: Ready pods say nothing about it."""
-    template = {"metadata": {"labels": LEADER_WORKER_SET.labels}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
-
-    def answers() -> bool:
-        kubectl.apply(_workload(LEADER_WORKER_SET, template), arguments=("--dry-run=server",))
-        return True
-
-    wait("the webhook of LeaderWorkerSet answers", answers, timeout=120)
+def _first_on(node: str, pods: Sequence[Manifest]) -> Manifest:
+    """Of the pods; where groups have several, all leaders may stand elsewhere."""
+    return min(pods, key=lambda pod: (node_of(pod) != node, pod["metadata"]["name"]))
 
 
 # --- all runs ---------------------------------------------------------------------------------------------------------
@@ -293,7 +186,7 @@ def table(runs: Sequence[Run]) -> str:
     ]
     columns = {"last_request": "none", "out_of_service": "never", "created": "none", "serving": "never"}
     for name, fault in FAULTS.items():
-        for subject in SUBJECTS:
+        for subject in (BERTH, LEADER_WORKER_SET, DEPLOYMENT):
             some = [each for each in runs if (each.fault, each.subject) == (name, subject.name)]
             if some:
                 cells = [_cell([getattr(each, column) for each in some], word) for column, word in columns.items()]
@@ -315,25 +208,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--faults", default=",".join(FAULTS))
     parser.add_argument("--limit", type=float, default=90.0, help="seconds after which something counts as never")
+    parser.add_argument("--size", type=int, default=1, choices=(1, 2), help="pods of a group")
     given = parser.parse_args(arguments)
+    if given.size > 1 and any(FAULTS[fault].to_node for fault in given.faults.split(",")):
+        parser.error("a node holds members of each group of two pods: use --faults kill,delete")
     site, runs = sites.up(), list[Run]()
     site.repair()
     site.cluster.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     leader_worker_set.install(site)
-    _await_webhook(site.cluster.kubectl)
-    remove(site)
+    wait("LeaderWorkerSet's webhook answers", partial(peers.webhook_answers, site.cluster.kubectl), timeout=120)
+    peers.remove(site)
     for fault in given.faults.split(","):
         for number in range(given.runs):
             say(f"{FAULTS[fault].words}, run {number + 1} of {given.runs}")
             try:
-                create(site)
-                found = measure(site, fault, given.limit)
+                peers.create(site, given.size)
+                found = measure(site, fault, given.size, given.limit)
                 print("\n".join(json.dumps(vars(each)) for each in found), flush=True)
                 runs += found
             except Failed as error:
                 say(f"not counted: {error}")
                 site.repair()
-            remove(site)
+            peers.remove(site)
     print(table(runs))
     return 0
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from e2e.bench_peers import DEPLOYMENT, LEADER_WORKER_SET, Run, Watch, table
+from e2e.bench_peers import Run, Watch, table
+from e2e.support.peers import DEPLOYMENT, LEADER_WORKER_SET
 from e2e.support.traffic import Account, Sent
 
 
@@ -62,3 +63,22 @@ def test_the_table_has_a_row_per_fault_and_subject_and_says_what_never_happened(
         "| node silent | Deployment | 3.0 / 3.0 s, 1 none | 15.0 / 16.0 s | 25.0 / 30.0 s | 25.0 / 25.0 s, 1 never "
         "| 1 of 200 | 2 |",
     ]
+
+
+def member(group: int, index: int) -> dict[str, Any]:
+    made = pod(f"lws-{group}-{index}", app="lws")
+    made["metadata"]["labels"] |= {
+        "leaderworkerset.sigs.k8s.io/group-index": str(group),
+        "leaderworkerset.sigs.k8s.io/worker-index": str(index),
+    }
+    return made
+
+
+def test_a_group_of_two_is_whole_with_both_and_its_leader_comes_first() -> None:
+    seen = [member(group, index) for group in (0, 1) for index in (1, 0)]
+    front = serving("lws-0-0", "lws-1-0")
+    front["metadata"]["labels"]["kubernetes.io/service-name"] = LEADER_WORKER_SET.service
+    assert LEADER_WORKER_SET.whole([*seen, front], size=2)
+    assert not LEADER_WORKER_SET.whole([*seen[1:], front], size=2)
+    names = [each["metadata"]["name"] for each in LEADER_WORKER_SET.members(seen, seen[2])]
+    assert names == ["lws-1-0", "lws-1-1"]
