@@ -270,7 +270,9 @@ class Reconciler:
             doubted={
                 node: group.failed_at or snapshot.now
                 for group in lost
-                if (node := doubted_node(plan.judgements[group.name].evidence or group.recorded_evidence))
+                if (
+                    node := doubted_node(plan.judgements[group.name].evidence or group.recorded_evidence, group.members)
+                )
             },
             why_not=self._pools.why_not_usable(wanted.pool),
             own_check=wanted.pool.spec.provisioning == "Static" and scheduler in (None, "default-scheduler"),

@@ -291,12 +291,14 @@ def first_to_fail(group: Group) -> Member | None:
     return next((member for member in group.members if member.ended or member.deleting), None)
 
 
-def doubted_node(evidence: Mapping[str, Any]) -> str:
+def doubted_node(evidence: Mapping[str, Any], members: Sequence[Member]) -> str:
     """Where a member vanished, as others saw, while nobody told of its end: the node may have gone with it. Or empty.
 
-    From the evidence, since those who said so are deleted soon.
+    From the evidence, since those who said so are deleted soon. Among `members`, what is left of the group, the one
+    that vanished may have ended after all: only the kubelet of its node tells that.
     """
-    vanished = "exitCode" not in evidence and _GONE.search(str(evidence.get("message", "")))
+    told = any(member.index == evidence.get("member") and member.last_termination for member in members)
+    vanished = "exitCode" not in evidence and not told and _GONE.search(str(evidence.get("message", "")))
     return str(evidence.get("node", "")) if vanished else ""
 
 

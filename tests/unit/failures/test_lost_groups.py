@@ -381,7 +381,18 @@ def test_evidence_names_the_member_that_was_lost_and_not_those_that_followed_it(
     assert (judgement.evidence["member"], judgement.evidence["node"]) == (lost, f"n{lost}")
     told = members[lost].last_termination
     assert judgement.evidence.get("exitCode") == (told.exit_code if told else None)
-    assert doubted_node(judgement.evidence) == (f"n{lost}" if told is None else "")
+    assert doubted_node(judgement.evidence, ()) == (f"n{lost}" if told is None else "")
+
+
+def test_a_node_is_not_doubted_for_longer_than_its_kubelet_takes_to_tell_how_the_member_ended() -> None:
+    leader = replace(LEADER, last_termination=SAYS_GONE, down=True)
+    worker = replace(LEADER, name="llama-g0-1-1", uid="uid-1", index=1, node="n1", serving=False)
+    evidence = look(group(leader, worker)).evidence
+    assert evidence is not None
+    assert doubted_node(evidence, (leader, worker)) == "n1"
+    assert doubted_node(evidence, (leader,)) == "n1", "others can delete a pod, too"
+    assert doubted_node(evidence, (replace(worker, phase="Failed"),)) == "n1", "the control plane says that, too"
+    assert doubted_node(evidence, (leader, replace(worker, last_termination=CRASHED))) == ""
 
 
 def test_a_container_that_is_down_gets_no_requests_although_the_pod_still_says_ready() -> None:
