@@ -20,7 +20,7 @@ from e2e.support.deployments import node_of
 
 GROUPS: Final = 2
 NAMESPACE: Final = "peers"
-POOL: Final = "peers"
+POOL: Final = "h100"
 _LWS: Final = "leaderworkerset.sigs.k8s.io"
 
 
@@ -95,7 +95,8 @@ def look(kubectl: Kubectl) -> list[Manifest]:
 def create(site: Site, size: int) -> None:
     """All subjects; the peers from pods of a group of Berth and a copy of its ConfigMap: what anybody could write."""
     kubectl = site.cluster.kubectl
-    kubectl.apply(_pool())
+    if size > 1:
+        kubectl.apply(_pool_of_single_gpus())
     allocation = {"pool": POOL, "variant": "bf16", "tensorParallel": 1, "pipelineParallel": size, "groups": GROUPS}
     placement = {"mode": "Fixed", "fixed": {"allocations": [allocation]}}
     kubectl.apply(sample("llama-8b-one-gpu", NAMESPACE, site, placement=placement))
@@ -129,10 +130,10 @@ def webhook_answers(kubectl: Kubectl) -> bool:
     return True
 
 
-def _pool() -> Manifest:
-    """The H100 nodes again, with one GPU for each pod: a group of two GPUs is two pods."""
-    pool = next(each for each in sites.pools() if each["metadata"]["name"] == "h100")
-    return {**pool, "metadata": {"name": POOL}, "spec": {**pool["spec"], "gpusPerNode": 1}}
+def _pool_of_single_gpus() -> Manifest:
+    """A pod gets no more GPUs than its pool's nodes have: a group of two is two pods."""
+    pool = next(each for each in sites.pools() if each["metadata"]["name"] == POOL)
+    return {**pool, "spec": {**pool["spec"], "gpusPerNode": 1}}
 
 
 def _workload(peer: Subject, templates: Sequence[Manifest]) -> Manifest:
