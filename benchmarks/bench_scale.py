@@ -30,7 +30,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import scale_peer
-from benchmarks.scale_cluster import NAMESPACE, cpu_seconds, each, memory_mib, prepare, until
+from benchmarks.scale_cluster import OPERATOR_NAMESPACE, cpu_seconds, each, memory_mib, namespace_of, prepare, until
 from berth.local.controlplane import ControlPlane
 from berth.local.kwok import Kwok
 from berth.local.processes import ChildProcess
@@ -125,8 +125,7 @@ class Operator:
         self._address = f"127.0.0.1:{free_port()}"
         settings = {
             "BERTH_KUBECONFIG": str(kubeconfig),
-            "BERTH_NAMESPACE": NAMESPACE,
-            "BERTH_LEASE_NAMESPACE": NAMESPACE,
+            "BERTH_LEASE_NAMESPACE": OPERATOR_NAMESPACE,
             "BERTH_LISTEN": self._address,
         }
         command = [sys.executable, "-m", "benchmarks.stubbed_operator", str(self.silent)]
@@ -219,7 +218,7 @@ async def _run(cluster: Cluster, operator: Operator, deployments: int, nodes: Se
 
 async def _lose(cluster: Cluster, operator: Operator, names: Sequence[str]) -> int:
     """Nodes fall silent, and so do the leaders on them; how many groups that are."""
-    pods = [pod for pod in await cluster.list("pods", NAMESPACE) if pod["spec"].get("nodeName") in set(names)]
+    pods = [pod for pod in await cluster.list("pods") if pod["spec"].get("nodeName") in set(names)]
     partial = operator.silent.with_suffix(".new")
     partial.write_text("\n".join(pod["status"]["podIP"] for pod in pods))
     partial.replace(operator.silent)
@@ -229,14 +228,14 @@ async def _lose(cluster: Cluster, operator: Operator, names: Sequence[str]) -> i
 
 async def _all_ready(cluster: Cluster, deployments: int) -> None:
     async def ready() -> bool:
-        return sum(map(_is_ready, await cluster.list("llmdeployments", NAMESPACE))) == deployments
+        return sum(map(_is_ready, await cluster.list("llmdeployments"))) == deployments
 
     await until(deployments, ready)
 
 
 async def _all_elsewhere(cluster: Cluster, deployments: int, lost: set[str]) -> None:
     async def elsewhere() -> bool:
-        pods = await cluster.list("pods", NAMESPACE, labels="berth.dev/serving=true")
+        pods = await cluster.list("pods", labels="berth.dev/serving=true")
         return len([pod for pod in pods if pod["spec"]["nodeName"] not in lost]) == deployments
 
     await until(deployments, elsewhere)
@@ -253,7 +252,7 @@ def _deployment(number: int) -> dict[str, Any]:
     return {
         "apiVersion": "berth.dev/v1alpha1",
         "kind": "LLMDeployment",
-        "metadata": {"name": f"d{number}", "namespace": NAMESPACE},
+        "metadata": {"name": f"d{number}", "namespace": namespace_of(number)},
         "spec": {
             "model": {
                 "name": "llama-3.1-8b-instruct",

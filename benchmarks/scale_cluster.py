@@ -12,7 +12,9 @@ from typing import Any
 from berth.local.kwok import gpu_node
 from tests.support.cluster import Cluster, eventually
 
-NAMESPACE = "scale"
+OPERATOR_NAMESPACE = "scale"
+PER_NAMESPACE = 100
+"""The controller manager looks at every Service and budget of a pod's namespace whenever a pod changes."""
 GPUS = 8
 SPARE = 4 / 3
 PARALLEL = 32
@@ -22,7 +24,9 @@ POOL_LABEL = "benchmarks.berth.dev/pool"
 
 async def prepare(cluster: Cluster, deployments: int) -> list[str]:
     await cluster.install_crds()
-    await cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    namespaces = [OPERATOR_NAMESPACE, *dict.fromkeys(map(namespace_of, range(deployments)))]
+    for name in namespaces:
+        await cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     names = [f"n{number}" for number in range(-int(-deployments * SPARE // GPUS))]
     manifests = [
         gpu_node(name, product="NVIDIA-H100-80GB-HBM3", gpus=GPUS, zone="ab"[number % 2], labels={POOL_LABEL: "h100"})
@@ -50,6 +54,10 @@ async def prepare(cluster: Cluster, deployments: int) -> list[str]:
         }
     )
     return names
+
+
+def namespace_of(number: int) -> str:
+    return f"scale-{max(0, number) // PER_NAMESPACE}"
 
 
 async def until(items: int, done: Callable[[], Awaitable[bool]]) -> None:

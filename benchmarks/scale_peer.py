@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import yaml
 
-from benchmarks.scale_cluster import NAMESPACE, cpu_seconds, each, memory_mib, prepare, until
+from benchmarks.scale_cluster import cpu_seconds, each, memory_mib, namespace_of, prepare, until
 from berth.local import binaries
 from berth.local.controlplane import ControlPlane
 from berth.local.kwok import Kwok
@@ -65,7 +65,7 @@ async def _run(cluster: Cluster, peer: ChildProcess, sets: int) -> PeerFigures:
     await each([_leader_worker_set(number) for number in range(sets)], cluster.create)
 
     async def available() -> bool:
-        found = await cluster.list("leaderworkersets", NAMESPACE)
+        found = await cluster.list("leaderworkersets")
         return sum(_is_available(one) for one in found if one["metadata"]["name"] != _FIRST) == sets
 
     await until(sets, available)
@@ -135,6 +135,6 @@ def _leader_worker_set(number: int) -> dict[str, Any]:
     return {
         "apiVersion": f"{_GROUP}/v1",
         "kind": "LeaderWorkerSet",
-        "metadata": {"name": f"l{number}" if number >= 0 else _FIRST, "namespace": NAMESPACE},
+        "metadata": {"name": f"l{number}" if number >= 0 else _FIRST, "namespace": namespace_of(number)},
         "spec": {"replicas": 1, "leaderWorkerTemplate": {"size": 1, "workerTemplate": worker}},
     }
