@@ -14,7 +14,7 @@ from berth.controller.shard import Shard
 from berth.controller.statuses import StatusWriter
 from berth.controller.world import Key, World
 from berth.core.conditions import Condition, frozen_condition, merge
-from berth.core.pools import PoolState, nodes_of, pool_status
+from berth.core.pools import PoolState, nodes_of, pool_status, why_not_usable
 from berth.core.wanted import readable_pools
 from berth.errors import InvalidSpec
 from berth.kube.client import KubeClient
@@ -74,8 +74,8 @@ class PoolReconciler:
 
     def why_not_usable(self, pool: GPUPool) -> str | None:
         """Why nothing may be planned in the pool; what is taken has no part in that."""
-        everything = self._arbiter.all_nodes(pool.spec.resource_name)
-        return pool_status(pool, self._everybody(), everything, {}).why_not_usable
+        others = ((other, self._arbiter.nodes_of(other)) for other in self._everybody())
+        return why_not_usable(pool, self._arbiter.nodes_of(pool), others)
 
     def _everybody(self) -> Collection[GPUPool]:
         return readable_pools({raw["metadata"]["name"]: raw for raw in self._world.pools.store.all()}).values()

@@ -115,12 +115,6 @@ class PoolState:
     free_per_node: Mapping[str, int]
     conditions: tuple[Condition, ...]
 
-    @property
-    def why_not_usable(self) -> str | None:
-        """Why nothing may be planned here; None when the pool can be used."""
-        fatal = {OVERLAP} if self.capacity is not None else {OVERLAP, UNSUPPORTED_ALLOCATION}
-        return next((c.message for c in self.conditions if c.type in fatal and c.status), None)
-
     def status(self, stored: Mapping[str, Any], generation: int, now: float) -> dict[str, Any]:
         """The `status` to write; `stored` is the one read back, whose other conditions are kept (`now`: Unix time)."""
         mine = {condition.type for condition in self.conditions}
@@ -154,7 +148,7 @@ def pool_status(
     mine = nodes_of(pool, nodes)
     tolerations = tolerations_of(pool)
     healthy = [n for n in mine if held_back(n, tolerations) is None]
-    silent = [n for n in mine if n.ready and n.gpu_capacity == 0]
+    silent = _silent(mine)
     served = len(silent) < len(mine) or not mine
     free_gpus = sum(free(n, used).gpus for n in healthy)
     if pool.spec.gpu_budget is not None:
@@ -169,11 +163,25 @@ def pool_status(
         unhealthy=sum(n.unhealthy_gpus for n in mine) if served else None,
         free_per_node=Stock.of(mine, used).free_per_node(tolerations) if served else {},
         conditions=(
-            _overlap(pool, all_pools, mine, nodes),
+            _overlap(pool, mine, ((other, nodes_of(other, nodes)) for other in all_pools)),
             _unsupported_allocation(pool, silent),
             _product_mismatch(pool, nodes),
         ),
     )
+
+
+def why_not_usable(
+    pool: GPUPool, mine: Sequence[NodeView], theirs: Iterable[tuple[GPUPool, Sequence[NodeView]]]
+) -> str | None:
+    """Why nothing may be planned in the pool, whose nodes are `mine`; None when it can be used.
+
+    `theirs` are other pools with the nodes of each. What is taken has no part in it, so it is cheap.
+    """
+    silent = _silent(mine)
+    fatal = [_overlap(pool, mine, theirs)]
+    if mine and len(silent) == len(mine):
+        fatal.append(_unsupported_allocation(pool, silent))
+    return next((condition.message for condition in fatal if condition.status), None)
 
 
 def overlapping(pools: Iterable[GPUPool]) -> dict[str, str]:
@@ -190,16 +198,21 @@ def overlapping(pools: Iterable[GPUPool]) -> dict[str, str]:
     return why
 
 
+def _silent(nodes: Iterable[NodeView]) -> list[NodeView]:
+    """Ready, and no device plugin has told of GPUs."""
+    return [node for node in nodes if node.ready and node.gpu_capacity == 0]
+
+
 def _overlap(
-    pool: GPUPool, all_pools: Iterable[GPUPool], mine: Sequence[NodeView], nodes: Sequence[NodeView]
+    pool: GPUPool, mine: Sequence[NodeView], theirs: Iterable[tuple[GPUPool, Sequence[NodeView]]]
 ) -> Condition:
     names = {n.name for n in mine}
     shared: dict[str, list[str]] = {}
-    for other in sorted(all_pools, key=lambda p: p.metadata.name):
+    for other, nodes in sorted(theirs, key=lambda each: each[0].metadata.name):
         same = other.metadata.name == pool.metadata.name
         if same or other.spec.resource_name != pool.spec.resource_name or other.metadata.deletion_timestamp:
             continue
-        both = [n.name for n in nodes_of(other, nodes) if n.name in names]
+        both = [n.name for n in nodes if n.name in names]
         if both:
             shared[other.metadata.name] = both
     if not shared:

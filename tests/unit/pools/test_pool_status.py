@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from berth.core.pools import (
     nodes_of,
     pool_status,
     why_namespace_not_allowed,
+    why_not_usable,
 )
 from berth.core.usage import Usage
 
@@ -44,6 +46,10 @@ def node(name: str, product: str | None = H100, gpus: int = 8, sick: int = 0, **
 
 def condition(state: PoolState, kind: str) -> tuple[bool | None, str]:
     return next((c.status, c.message) for c in state.conditions if c.type == kind)
+
+
+def unusable(one: GPUPool, nodes: Sequence[NodeView], *others: GPUPool) -> str | None:
+    return why_not_usable(one, nodes_of(one, nodes), [(each, nodes_of(each, nodes)) for each in (one, *others)])
 
 
 def test_counts_nodes_and_gpus() -> None:
@@ -71,7 +77,7 @@ def test_counts_nodes_and_gpus() -> None:
             )
         ],
     }
-    assert state.why_not_usable is None
+    assert unusable(pool(), nodes) is None
     assert {c.reason for c in state.conditions} <= set(REASONS)
 
 
@@ -135,7 +141,7 @@ def test_overlap_makes_both_pools_unusable_and_names_the_nodes() -> None:
             True,
             f"pool {other} also has a: nothing is planned in either until a nodeSelector is narrowed",
         )
-        assert state.why_not_usable == condition(state, OVERLAP)[1]
+        assert unusable(one, nodes, all_of_it, part) == condition(state, OVERLAP)[1]
 
 
 def test_pools_of_different_resources_on_one_node_do_not_overlap() -> None:
@@ -145,15 +151,16 @@ def test_pools_of_different_resources_on_one_node_do_not_overlap() -> None:
 
 def test_gpus_without_a_device_plugin_are_unknown_and_not_zero() -> None:
     labels = {"nvidia.com/gpu.count": "8"}
-    state = pool_status(pool(), [pool()], [node("a", gpus=0, labels=labels)], {})
+    without = [node("a", gpus=0, labels=labels)]
+    state = pool_status(pool(), [pool()], without, {})
     assert state.status({}, 1, 0.0)["gpus"] == {}
     assert "freePerNode" not in state.status({}, 1, 0.0)
-    assert "a offer no nvidia.com/gpu" in (state.why_not_usable or "")
+    assert "a offer no nvidia.com/gpu" in (unusable(pool(), without) or "")
     # One silent node of two is said, the other one can be used.
-    state = pool_status(pool(), [pool()], [node("a", gpus=0, labels=labels), node("b")], {})
+    state = pool_status(pool(), [pool()], [*without, node("b")], {})
     assert condition(state, UNSUPPORTED_ALLOCATION)[0] is True
     assert state.free == 8
-    assert state.why_not_usable is None
+    assert unusable(pool(), [*without, node("b")]) is None
 
 
 def test_tolerations_of_the_pool_make_its_nodes_healthy() -> None:
