@@ -98,6 +98,7 @@ class ScriptedMetrics:
                 tell(leader, "silent in this test")
             else:
                 tell(leader, self._sample(leader.pod))
+            await asyncio.sleep(0)  # pages arrive one by one
 
     def _sample(self, pod: str) -> Sample:
         served, wanted = self.requests.get(pod, []), self.edges.get(pod, Objectives())

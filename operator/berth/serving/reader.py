@@ -136,6 +136,10 @@ class Reader:
         """Like `measured(key).fresh`, for little."""
         return self._measured(self._current(key), self._clock(), lambda _records, _now: Windows()).fresh
 
+    def answered_since(self, key: Hashable, at: float) -> bool:
+        """Whether a reading after `at` (Unix seconds) brought a first token."""
+        return any(record.series.answered_at > at for record in self._records.get(key, {}).values())
+
     def _current(self, key: Hashable) -> list[_Record]:
         """Records that were counted against the objectives of today: others say nothing about these."""
         records = list(self._records.get(key, {}).values())

@@ -24,6 +24,8 @@ class Series:
     def __init__(self, objectives: Objectives, counts_from: float, pace: float = 1.0) -> None:
         self.objectives = objectives
         self.last: Sample | None = None
+        self.answered_at = 0.0
+        """When the last sample was taken that brought a first token."""
         self._counts_from = counts_from
         self._pace = pace
         self._over: deque[Batch | Packed] = deque(maxlen=SLOW_BATCHES)
@@ -41,6 +43,8 @@ class Series:
         tally = between(before, sample, self.objectives)
         if tally is None:
             return
+        if tally.first_token is not None and tally.first_token.count:
+            self.answered_at = sample.at
         index = batch_index(sample.at * self._pace)
         running = self._running
         if running is not None and running.index >= index:
