@@ -57,7 +57,7 @@ async def prepare(cluster: Cluster, deployments: int) -> list[str]:
 
 
 def namespace_of(number: int) -> str:
-    return f"scale-{max(0, number) // PER_NAMESPACE}"
+    return f"scale-{number // PER_NAMESPACE}"
 
 
 async def until(items: int, done: Callable[[], Awaitable[bool]]) -> None:

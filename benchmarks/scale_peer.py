@@ -135,6 +135,6 @@ def _leader_worker_set(number: int) -> dict[str, Any]:
     return {
         "apiVersion": f"{_GROUP}/v1",
         "kind": "LeaderWorkerSet",
-        "metadata": {"name": f"l{number}" if number >= 0 else _FIRST, "namespace": namespace_of(number)},
+        "metadata": {"name": f"l{number}" if number >= 0 else _FIRST, "namespace": namespace_of(max(0, number))},
         "spec": {"replicas": 1, "leaderWorkerTemplate": {"size": 1, "workerTemplate": worker}},
     }

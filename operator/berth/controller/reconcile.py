@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -30,7 +30,7 @@ from berth.core.conditions import ACCEPTED, PLACED, READY, STALLED, Condition, m
 from berth.core.failures import IN_PLACE, doubted_node
 from berth.core.groups import State
 from berth.core.moves.decision import Move
-from berth.core.observed import Shortage, Snapshot
+from berth.core.observed import Group, Shortage, Snapshot
 from berth.core.placement.current import Current
 from berth.core.placement.decide import Decision
 from berth.core.plan import Plan, make_plan
@@ -267,13 +267,7 @@ class Reconciler:
                 spread.topology_key, wanted.count, plan.needed, required=spread.when_unsatisfiable == "Require"
             ),
             inherits_from=frozenset(group.uid for group in lost),
-            doubted={
-                node: group.failed_at or snapshot.now
-                for group in lost
-                if (
-                    node := doubted_node(plan.judgements[group.name].evidence or group.recorded_evidence, group.members)
-                )
-            },
+            doubted=_doubted(lost, plan, snapshot.now),
             why_not=self._pools.why_not_usable(wanted.pool),
             own_check=wanted.pool.spec.provisioning == "Static" and scheduler in (None, "default-scheduler"),
             make=lambda nodes: render_replica_group(
@@ -400,6 +394,16 @@ class Reconciler:
         self._monitor.ask(key, frozenset(), frozenset())
         self._measuring.forget(key)
         self._arbiter.forget(key)
+
+
+def _doubted(lost: Sequence[Group], plan: Plan, now: float) -> dict[str, float]:
+    """Nodes that may have gone with a member of a lost group, each with the moment since when it must be heard from."""
+    doubted: dict[str, float] = {}
+    for group in lost:
+        evidence = plan.judgements[group.name].evidence or group.recorded_evidence
+        if node := doubted_node(evidence, group.members):
+            doubted[node] = group.failed_at or now
+    return doubted
 
 
 def _waited(snapshot: Snapshot) -> float:
