@@ -7,6 +7,7 @@ the process. So does losing the Lease; there is no way back to being a standby.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import time
@@ -71,6 +72,9 @@ START_RETRY_SECONDS = 2.0
 """Time between two attempts to reach the API server at the start."""
 BUSY_KEYS = 2
 """So many keys per worker, waiting or worked on, are a crowd."""
+COLLECT = (5_000, 10, 100)
+"""Thresholds of Python's garbage collector. The local copies are trees without cycles, freed without it. A full
+collection walks all of them while everything waits, and came every few seconds while they grow, as Python sets it."""
 POOL_STATUS_SECONDS = 1.0
 """A pool's status is written at most this often."""
 
@@ -104,6 +108,7 @@ class App:
 
     async def run(self) -> None:
         """Work until `stop` is set; raises BerthError when the cluster or the Lease says that it cannot go on."""
+        gc.set_threshold(*COLLECT)
         async with AsyncExitStack() as stack:
             settings = self.settings
             configuration = self._configuration or await auth.configuration(settings.kubeconfig, settings.context)

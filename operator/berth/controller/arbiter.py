@@ -19,7 +19,7 @@ from berth.api.gpupool import GPUPool, GPUPoolSpec
 from berth.controller import parse
 from berth.controller.memo import Memo
 from berth.controller.taken import Granted, Taken, gpus_of, wanted_of
-from berth.controller.world import Key, World
+from berth.controller.world import Key, World, slim_pod
 from berth.core import capacity, pools
 from berth.core.budgets import Allowance, NamespaceCaps, why_over_gpu_budget
 from berth.core.capacity import Demand, Placement, Request, serve_in_order
@@ -37,6 +37,10 @@ _log = logging.getLogger(__name__)
 FOREIGN_SECONDS = 10.0
 """How long what others have on a node is believed without looking again; chosen nodes are always looked at, and before
 a claim is refused those where others stand."""
+ONE_BY_ONE = 32
+"""So many nodes are asked about each alone. Where more are due that are most of the cluster's, all pods of others are
+listed, in pages: a request for each node would take `apiRate` from everybody else."""
+ON_NODES = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 ATTEMPTS = 8
 """Choices of nodes before giving way to whoever keeps taking them."""
 
@@ -110,6 +114,8 @@ class Arbiter:
         """When each waiting claim first asked, by its name."""
         self._loans: dict[str, _Loan] = {}
         """By pool."""
+        self._looking = asyncio.Lock()
+        """Whoever comes while all nodes are looked at waits for that answer, and asks for none of its own."""
         self._granted = Granted(world)
         self._taken: dict[str, Taken] = {}
         """By resource name."""
@@ -223,8 +229,13 @@ class Arbiter:
         """Look again at what others have on these nodes, where the last look is old; whether there was any."""
         taken, due = self._taken_of(resource_name), self._now() - FOREIGN_SECONDS
         old = [node.name for node in nodes if taken.seen(node.name) < due]
-        for name in old:
-            await self._look(name, resource_name)
+        async with self._looking:
+            still_old = [name for name in old if taken.seen(name) < due]
+            if len(still_old) > ONE_BY_ONE and 2 * len(still_old) >= len(self._world.nodes.store):
+                await self._look_at_all(still_old, resource_name)
+            else:
+                for name in still_old:
+                    await self._look(name, resource_name)
         return bool(old)
 
     def _taken_of(self, resource_name: str) -> Taken:
@@ -325,6 +336,19 @@ class Arbiter:
         listing = await self._client.list(POD, field_selector=f"spec.nodeName={node}")
         others = [pod for pod in listing.items if not self._world.sees(pod)]
         self._taken_of(resource_name).see(node, bound_pods(others, resource_name), asked)
+
+    async def _look_at_all(self, nodes: Sequence[str], resource_name: str) -> None:
+        """The same for many nodes, with a request per page of pods."""
+        asked = self._now()
+        standing: defaultdict[str, list[Object]] = defaultdict(list)
+        for selector in self._world.selectors_of_others():
+            listing = await self._client.list(POD, label_selector=selector, field_selector=ON_NODES, transform=slim_pod)
+            for pod in listing.items:
+                if not self._world.sees(pod):
+                    standing[pod["spec"]["nodeName"]].append(pod)
+        for name in nodes:
+            self._taken_of(resource_name).see(name, bound_pods(standing[name], resource_name), asked)
+            await asyncio.sleep(0)  # thousands of pods: others have their turn
 
     def _standing(self, claim: Claim, by_name: Mapping[str, NodeView]) -> dict[str, int]:
         """Groups of the claim's deployment per failure domain, those just created included."""

@@ -8,7 +8,7 @@ deterministic, so that acting twice on an old copy does nothing twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +99,7 @@ class World:
 
         # All ReplicaGroups are Berth's: one that lost its labels is still seen. Of the others only those that say so.
         self.groups = reflect(REPLICA_GROUP, self._held_something, index=owner_uid)
-        self.pods = reflect(POD, self._held_something, _slim_pod, selector=own, index=_deployment_uid)
+        self.pods = reflect(POD, self._held_something, slim_pod, selector=own, index=_deployment_uid)
         self.children = {
             kind.name: reflect(kind, self._child, _slim_child, selector=own, index=_deployment_uid)
             for kind in CHILD_KINDS
@@ -133,6 +133,13 @@ class World:
         found = metadata.get("labels") or {}
         ours = found.get(labels.MANAGED_BY) == labels.MANAGED_BY_VALUE and labels.DEPLOYMENT_UID in found
         return ours and self._namespace in (None, metadata["namespace"])
+
+    def selectors_of_others(self) -> Sequence[str | None]:
+        """Label selectors: together they find every pod that the local copy does not show, and few others."""
+        if self._namespace is not None:
+            return (None,)
+        managed = f"{labels.MANAGED_BY}={labels.MANAGED_BY_VALUE}"
+        return (managed.replace("=", "!="), f"{managed},!{labels.DEPLOYMENT_UID}")
 
     def groups_of(self, uid: str) -> Iterable[Object]:
         return self.groups.store.by_index(BY_DEPLOYMENT, uid)
@@ -226,7 +233,7 @@ def _prospects(node: Object) -> tuple[Any, ...]:
     )
 
 
-def _slim_pod(pod: Object) -> Object:
+def slim_pod(pod: Object) -> Object:
     """A pod without what no pass reads: mounts, probes and environment are most of it."""
     trim(pod)
     spec = pod["spec"]

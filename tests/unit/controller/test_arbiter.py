@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from berth import labels
 from berth.api.gpupool import parse_gpupool
-from berth.controller.arbiter import HOLD_SECONDS, Arbiter, Claim
+from berth.controller.arbiter import HOLD_SECONDS, ON_NODES, ONE_BY_ONE, Arbiter, Claim
 from berth.controller.world import BY_DEPLOYMENT, deployment_key, owner_uid
 from berth.core.capacity import Demand
 from berth.core.observed import Shortage
@@ -55,6 +55,8 @@ class Room:
     """Nodes that give no sign of life any more."""
     others: dict[str, int] = field(default_factory=dict)
     """GPUs that pods of others take, by node."""
+    listings: list[str] = field(default_factory=list)
+    """Field selectors of what was asked for."""
     before_list: Callable[[str], Awaitable[object]] | None = None
     """What goes on before pods of a node are listed, once."""
     after_list: Callable[[str], Awaitable[object]] | None = None
@@ -84,6 +86,7 @@ class Room:
             groups_of=lambda uid: self.groups.by_index(BY_DEPLOYMENT, uid),
             pods=SimpleNamespace(store=self.pods),
             sees=lambda pod: False,
+            selectors_of_others=lambda: (None,),
         )
         self.restart()
 
@@ -102,18 +105,22 @@ class Room:
         self.groups.put(("ns", group["metadata"]["name"]), group)
         return group
 
-    async def list(self, kind: object, *, field_selector: str) -> SimpleNamespace:
-        name = field_selector.partition("=")[2]
+    async def list(self, kind: object, *, field_selector: str, **_any: object) -> SimpleNamespace:
+        self.listings.append(field_selector)
+        name = field_selector.removeprefix("spec.nodeName=")
         if (meanwhile := self.before_list) is not None:
             self.before_list = None
             await meanwhile(name)
-        limits = {"resources": {"limits": {"nvidia.com/gpu": str(self.others.get(name, 0))}}}
-        pod = {"metadata": {"uid": f"others-{name}"}, "spec": {"nodeName": name, "containers": [limits]}}
-        found = [pod] if self.others.get(name) else []
+        names = [name] if name in self.others else sorted(self.others) if field_selector == ON_NODES else []
+        found = [self._pod_of_others(each) for each in names if self.others[each]]
         if (meanwhile := self.after_list) is not None:
             self.after_list = None
             await meanwhile(name)
         return SimpleNamespace(items=found)
+
+    def _pod_of_others(self, node: str) -> dict[str, Any]:
+        limits = {"resources": {"limits": {"nvidia.com/gpu": str(self.others[node])}}}
+        return {"metadata": {"uid": f"others-{node}"}, "spec": {"nodeName": node, "containers": [limits]}}
 
     # --- what tests do ------------------------------------------------------------------------------------------------
     def ask(
@@ -337,3 +344,30 @@ def test_a_pod_of_others_that_somebody_else_finds_while_a_claim_looks_is_not_ove
     assert room.ask("model", 1, GPUS) is None
     (group,) = room.groups.all()
     assert set(group["spec"]["plannedNodes"]).isdisjoint(room.others)
+
+
+def test_many_nodes_are_looked_at_with_one_listing_and_few_each_alone() -> None:
+    room = Room(nodes=ONE_BY_ONE + 1)
+    room.others = {"n3": 5}
+    nodes = room.arbiter.nodes_of(POOL)
+
+    async def two_at_once() -> list[bool]:
+        return await asyncio.gather(*(room.arbiter.refresh("nvidia.com/gpu", nodes) for _ in range(2)))
+
+    assert asyncio.run(two_at_once()) == [True, True]
+    assert room.listings == [ON_NODES], "the second waits for the answer of the first"
+    assert {name: used.gpus for name, used in room.arbiter.used("nvidia.com/gpu", nodes).items()} == {"n3": 5}
+
+    room.now += 60
+    room.others = {"n2": 1}
+    assert asyncio.run(room.arbiter.refresh("nvidia.com/gpu", nodes[:3]))
+    assert room.listings[1:] == [f"spec.nodeName={node.name}" for node in nodes[:3]]
+    assert asyncio.run(room.arbiter.refresh("nvidia.com/gpu", nodes))
+    assert room.listings[4:] == [f"spec.nodeName={node.name}" for node in nodes[3:]], "few enough are left"
+    assert {name: used.gpus for name, used in room.arbiter.used("nvidia.com/gpu", nodes).items()} == {"n2": 1}
+
+
+def test_the_nodes_of_a_small_pool_in_a_large_cluster_are_looked_at_each_alone() -> None:
+    room = Room(nodes=3 * ONE_BY_ONE)
+    assert asyncio.run(room.arbiter.refresh("nvidia.com/gpu", room.arbiter.nodes_of(POOL)[: ONE_BY_ONE + 1]))
+    assert len(room.listings) == ONE_BY_ONE + 1
