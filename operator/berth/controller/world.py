@@ -31,6 +31,8 @@ from berth.metrics import Metrics
 
 BY_DEPLOYMENT = "deployment"
 """Index of children by UID of their LLMDeployment."""
+BY_NODE = "node"
+"""Index of ReplicaGroups and pods by the nodes they stand on, or are to."""
 FOREIGN_IN = "foreign"
 """Index of what is not Berth's by namespace."""
 CHILD_KINDS = (SERVICE, POD_DISRUPTION_BUDGET, CONFIG_MAP)
@@ -81,7 +83,6 @@ class World:
             transform: Callable[[Object], Object] = trim,
             *,
             selector: str | None = None,
-            index: IndexFunction | None = None,
             indexes: Mapping[str, IndexFunction] | None = None,
         ) -> Reflector:
             return Reflector(
@@ -91,17 +92,19 @@ class World:
                 label_selector=selector,
                 on_change=on_change,
                 transform=transform,
-                indexes=indexes or ({BY_DEPLOYMENT: index} if index else {}),
+                indexes=indexes,
                 watch_seconds=watch_seconds,
                 relist_seconds=relist_seconds,
                 metrics=metrics,
             )
 
         # All ReplicaGroups are Berth's: one that lost its labels is still seen. Of the others only those that say so.
-        self.groups = reflect(REPLICA_GROUP, self._held_something, index=owner_uid)
-        self.pods = reflect(POD, self._held_something, slim_pod, selector=own, index=_deployment_uid)
+        indexes = {BY_DEPLOYMENT: owner_uid, BY_NODE: _planned}
+        self.groups = reflect(REPLICA_GROUP, self._held_something, indexes=indexes)
+        indexes = {BY_DEPLOYMENT: _deployment_uid, BY_NODE: _bound}
+        self.pods = reflect(POD, self._held_something, slim_pod, selector=own, indexes=indexes)
         self.children = {
-            kind.name: reflect(kind, self._child, _slim_child, selector=own, index=_deployment_uid)
+            kind.name: reflect(kind, self._child, _slim_child, selector=own, indexes={BY_DEPLOYMENT: _deployment_uid})
             for kind in CHILD_KINDS
             if kind is not POD_DISRUPTION_BUDGET
         }
@@ -182,12 +185,9 @@ class World:
         if old is None:
             return
         name = old["metadata"]["name"]
-        for group in self.groups.store.all():
-            if name in (group["spec"].get("plannedNodes") or ()):
-                self._child(group, None)
-        for pod in self.pods.store.all():
-            if pod["spec"].get("nodeName") == name:
-                self._child(pod, None)
+        for reflector in (self.groups, self.pods):
+            for held in reflector.store.by_index(BY_NODE, name):
+                self._child(held, None)
 
     def _pool(self, old: Object | None, new: Object | None) -> None:
         if old is None or new is None or old["metadata"].get("generation") != new["metadata"].get("generation"):
@@ -210,6 +210,14 @@ def _deployment_uid(obj: Object) -> Iterable[str]:
 def owner_uid(obj: Object) -> Iterable[str]:
     owner = parse.owner_of(obj, "LLMDeployment")
     return (owner["uid"],) if owner else ()
+
+
+def _planned(group: Object) -> Iterable[str]:
+    return group["spec"].get("plannedNodes") or ()
+
+
+def _bound(pod: Object) -> Iterable[str]:
+    return (pod["spec"].get("nodeName", ""),)
 
 
 def _foreign(obj: Object) -> Iterable[str]:
