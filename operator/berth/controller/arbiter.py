@@ -27,10 +27,11 @@ from berth.core.nodes import NodeView, node_view
 from berth.core.observed import Shortage
 from berth.core.spread import SpreadGoal, standing_in
 from berth.core.usage import Usage, bound_pods
-from berth.errors import Conflict
+from berth.errors import Conflict, Transient
 from berth.kube.client import KubeClient
 from berth.kube.errors import AlreadyExists
 from berth.kube.kinds import POD, REPLICA_GROUP, Object
+from berth.kube.reflector import newest
 
 _log = logging.getLogger(__name__)
 
@@ -114,6 +115,8 @@ class Arbiter:
         """When each waiting claim first asked, by its name."""
         self._loans: dict[str, _Loan] = {}
         """By pool."""
+        self._looked_at = ""
+        """The resourceVersion of the newest answer: no later one may be older."""
         self._looking = asyncio.Lock()
         """Whoever comes while all nodes are looked at waits for that answer, and asks for none of its own."""
         self._granted = Granted(world)
@@ -331,9 +334,18 @@ class Arbiter:
             loan.left[name] = max(0, loan.left[name] - claim.demand.gpus_per_member)
 
     async def _look(self, node: str, resource_name: str) -> None:
-        """Reads what others have on a node."""
-        asked = self._now()
-        listing = await self._client.list(POD, field_selector=f"spec.nodeName={node}")
+        """Reads what others have on a node.
+
+        As far as the server's cache knows: all claims of the pool wait for this answer, and a pod that is bound while
+        it is on its way is not in it, whichever way it was read.
+        """
+        asked, version = self._now(), newest(self._looked_at, self._world.pods.version)
+        try:
+            listing = await self._client.list(POD, field_selector=f"spec.nodeName={node}", not_older_than=version)
+        except Transient:
+            self._looked_at = ""  # of an etcd that was replaced by an older one it would never come again
+            raise
+        self._looked_at = newest(self._looked_at, listing.resource_version)
         others = [pod for pod in listing.items if not self._world.sees(pod)]
         self._taken_of(resource_name).see(node, bound_pods(others, resource_name), asked)
 

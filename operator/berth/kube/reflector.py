@@ -150,6 +150,11 @@ class Reflector:
         """Seconds since the server last sent or confirmed what the copy holds; infinite before the first list."""
         return float("inf") if self._contact is None else self._now() - self._contact
 
+    @property
+    def version(self) -> str:
+        """The resourceVersion that the copy is at; empty before the first list."""
+        return self._version
+
     def has_seen(self, version: str) -> bool:
         """Whether the copy is at this resourceVersion or past it: what it lacks then is gone, not still to come."""
         return bool(self._version) and not _older(self._version, version)
@@ -267,6 +272,11 @@ class Reflector:
 def _key(obj: Object) -> Key:
     metadata = obj["metadata"]
     return metadata.get("namespace", ""), metadata["name"]
+
+
+def newest(*versions: str) -> str:
+    """Of resourceVersions, some of them empty; empty if all are."""
+    return max(versions, key=lambda version: int(version) if version.isdecimal() else -1)
 
 
 def _older(version: str, than: str) -> bool:

@@ -238,6 +238,21 @@ async def test_pages_put_together_are_the_whole_list(client: KubeClient, namespa
     assert [item["metadata"]["name"] for item in one.items] == ["c3"]
 
 
+async def test_a_list_not_older_than_a_write_shows_it(client: KubeClient, namespace: str) -> None:
+    for number in range(20):
+        written = await client.create(config_map(namespace, f"m{number}"))
+        version = written["metadata"]["resourceVersion"]
+        listing = await client.list(CONFIG_MAP, namespace, not_older_than=version)
+        assert f"m{number}" in {item["metadata"]["name"] for item in listing.items}
+        assert int(listing.resource_version) >= int(version)
+
+
+async def test_a_version_that_the_server_has_not_reached_is_transient(client: KubeClient, namespace: str) -> None:
+    version = await client.newest_version(CONFIG_MAP)
+    with pytest.raises(Transient, match="Too large resource version"):
+        await client.list(CONFIG_MAP, namespace, not_older_than=str(int(version) + 1_000_000))
+
+
 async def test_a_watch_continues_a_list(client: KubeClient, namespace: str) -> None:
     await client.create(config_map(namespace, "before"))
     listing = await client.list(CONFIG_MAP, namespace)

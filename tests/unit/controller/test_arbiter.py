@@ -24,6 +24,8 @@ from berth.controller.world import BY_DEPLOYMENT, deployment_key, owner_uid
 from berth.core.capacity import Demand
 from berth.core.observed import Shortage
 from berth.core.spread import SpreadGoal
+from berth.errors import Transient
+from berth.kube.client import Listing
 from berth.kube.reflector import Store
 
 GPUS = 8
@@ -57,6 +59,10 @@ class Room:
     """GPUs that pods of others take, by node."""
     listings: list[str] = field(default_factory=list)
     """Field selectors of what was asked for."""
+    versions: list[str] = field(default_factory=list)
+    """Which version each answer had to have at least."""
+    version: int = 5
+    """Of the API server."""
     before_list: Callable[[str], Awaitable[object]] | None = None
     """What goes on before pods of a node are listed, once."""
     after_list: Callable[[str], Awaitable[object]] | None = None
@@ -84,7 +90,7 @@ class Room:
             nodes=SimpleNamespace(store=node_store),
             groups=SimpleNamespace(store=self.groups, has_seen=lambda version: True),
             groups_of=lambda uid: self.groups.by_index(BY_DEPLOYMENT, uid),
-            pods=SimpleNamespace(store=self.pods),
+            pods=SimpleNamespace(store=self.pods, version="5"),
             sees=lambda pod: False,
             selectors_of_others=lambda: (None,),
         )
@@ -105,8 +111,11 @@ class Room:
         self.groups.put(("ns", group["metadata"]["name"]), group)
         return group
 
-    async def list(self, kind: object, *, field_selector: str, **_any: object) -> SimpleNamespace:
+    async def list(self, kind: object, *, field_selector: str, not_older_than: str = "", **_any: object) -> Listing:
         self.listings.append(field_selector)
+        self.versions.append(not_older_than)
+        if not_older_than and int(not_older_than) > self.version:
+            raise Transient("Too large resource version")
         name = field_selector.removeprefix("spec.nodeName=")
         if (meanwhile := self.before_list) is not None:
             self.before_list = None
@@ -116,7 +125,7 @@ class Room:
         if (meanwhile := self.after_list) is not None:
             self.after_list = None
             await meanwhile(name)
-        return SimpleNamespace(items=found)
+        return Listing(found, str(self.version))
 
     def _pod_of_others(self, node: str) -> dict[str, Any]:
         limits = {"resources": {"limits": {"nvidia.com/gpu": str(self.others[node])}}}
@@ -371,3 +380,16 @@ def test_the_nodes_of_a_small_pool_in_a_large_cluster_are_looked_at_each_alone()
     room = Room(nodes=3 * ONE_BY_ONE)
     assert asyncio.run(room.arbiter.refresh("nvidia.com/gpu", room.arbiter.nodes_of(POOL)[: ONE_BY_ONE + 1]))
     assert len(room.listings) == ONE_BY_ONE + 1
+
+
+def test_no_look_is_answered_from_before_an_earlier_one_unless_the_server_went_back() -> None:
+    room = Room(nodes=1)
+    room.version = 7
+    assert room.ask("one", 1, 1) is None
+    assert room.ask("two", 1, 1) is None
+    assert room.versions == ["5", "7"], "first what the local copy has seen"
+    room.version = 6
+    with pytest.raises(Transient):
+        room.ask("three", 1, 1)
+    assert room.ask("three", 1, 1) is None
+    assert room.versions[2:] == ["7", "5"]
