@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final
 
 _SUFFIXES: Final[dict[str, Fraction]] = {
@@ -24,9 +25,15 @@ def parse(quantity: str | int | float) -> Fraction:
 
     Raises ValueError for what the Kubernetes API server would refuse as well.
     """
-    match = _QUANTITY.fullmatch(str(quantity).strip())
+    return _parse(str(quantity).strip())
+
+
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> Fraction:
+    """Thousands of pods ask for the same few amounts."""
+    match = _QUANTITY.fullmatch(text)
     if match is None:
-        raise ValueError(f"{quantity!r} is not a Kubernetes quantity such as 8, 500m or 64Gi")
+        raise ValueError(f"{text!r} is not a Kubernetes quantity such as 8, 500m or 64Gi")
     number = Fraction(match["number"])
     if match["exponent"] is not None:
         return number * Fraction(10) ** int(match["exponent"])
