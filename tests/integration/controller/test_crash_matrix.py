@@ -10,6 +10,7 @@ import asyncio
 import gc
 import re
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from berth.local.controlplane import ControlPlane
 from berth.local.kwok import Kwok
 from tests.integration.controller.conftest import Site
 from tests.support.berth import RunningBerth, start_berth
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, eventually
 from tests.support.fault_proxy import Call, FaultProxy
 from tests.support.rights import nothing_is_refused
 from tests.support.write_sequences import SEQUENCES, WriteSequence
@@ -114,6 +115,7 @@ async def run(
         if kill_after is None or not died.is_set():  # passes coalesce: this run may take fewer writes than the first
             over.set()
             await finished
+            await groups_as_told(site)
             await berth.stop()
             return await ending(site, sequence, proxy.writes, before)
         finished.cancel()
@@ -126,8 +128,27 @@ async def run(
             berth_behind(second, kubeconfig, folder, site, sequence.settings) as successor,
         ):
             await sequence.finished(site, pool)
+            await groups_as_told(site)
             await successor.stop()
             return await ending(site, sequence, [*proxy.writes, *second.writes], before)
+
+
+async def groups_as_told(site: Site) -> None:
+    """Returns once ReplicaGroups say of themselves what their deployment says of them.
+
+    Where Berth dies between a record and what it is about, its successor takes the record back and makes it anew; the
+    deployment may be Ready before the echo of the first has shown that the second was needed.
+    """
+
+    async def agree() -> bool:
+        told: Counter[str] = Counter()
+        for each in await site.cluster.list("llmdeployments", site.namespace):
+            told.update(each["status"].get("groupCounts") or {})
+        said = Counter(each.get("status", {}).get("state") for each in await site.groups())
+        assert said == told, (said, told)
+        return True
+
+    await eventually(agree)
 
 
 async def ending(site: Site, sequence: WriteSequence, writes: list[Call], before: int) -> Ending:
