@@ -42,6 +42,7 @@ ONE_BY_ONE = 32
 """So many nodes are asked about each alone. Where more are due that are most of the cluster's, all pods of others are
 listed, in pages: a request for each node would take `apiRate` from everybody else."""
 ON_NODES = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
+"""Field selector of pods that hold something."""
 ATTEMPTS = 8
 """Choices of nodes before giving way to whoever keeps taking them."""
 
@@ -355,6 +356,7 @@ class Arbiter:
         standing: defaultdict[str, list[Object]] = defaultdict(list)
         for selector in self._world.selectors_of_others():
             listing = await self._client.list(POD, label_selector=selector, field_selector=ON_NODES, transform=slim_pod)
+            self._looked_at = newest(self._looked_at, listing.resource_version)
             for pod in listing.items:
                 if not self._world.sees(pod):
                     standing[pod["spec"]["nodeName"]].append(pod)

@@ -35,6 +35,7 @@ BY_NODE = "node"
 """Index of ReplicaGroups and pods by the nodes they stand on, or are to."""
 FOREIGN_IN = "foreign"
 """Index of what is not Berth's by namespace."""
+MANAGED = f"{labels.MANAGED_BY}={labels.MANAGED_BY_VALUE}"
 CHILD_KINDS = (SERVICE, POD_DISRUPTION_BUDGET, CONFIG_MAP)
 
 
@@ -75,7 +76,7 @@ class World:
         self._wake = wake
         self._capacity_changed = capacity_changed
         self._namespace = namespace or None
-        own = f"{labels.MANAGED_BY}={labels.MANAGED_BY_VALUE},{labels.DEPLOYMENT_UID}"
+        own = f"{MANAGED},{labels.DEPLOYMENT_UID}"
 
         def reflect(
             kind: Kind,
@@ -141,8 +142,7 @@ class World:
         """Label selectors: together they find every pod that the local copy does not show, and few others."""
         if self._namespace is not None:
             return (None,)
-        managed = f"{labels.MANAGED_BY}={labels.MANAGED_BY_VALUE}"
-        return (managed.replace("=", "!="), f"{managed},!{labels.DEPLOYMENT_UID}")
+        return (f"{labels.MANAGED_BY}!={labels.MANAGED_BY_VALUE}", f"{MANAGED},!{labels.DEPLOYMENT_UID}")
 
     def groups_of(self, uid: str) -> Iterable[Object]:
         return self.groups.store.by_index(BY_DEPLOYMENT, uid)
@@ -217,7 +217,8 @@ def _planned(group: Object) -> Iterable[str]:
 
 
 def _bound(pod: Object) -> Iterable[str]:
-    return (pod["spec"].get("nodeName", ""),)
+    node = pod["spec"].get("nodeName")
+    return (node,) if node else ()
 
 
 def _foreign(obj: Object) -> Iterable[str]:

@@ -393,3 +393,11 @@ def test_no_look_is_answered_from_before_an_earlier_one_unless_the_server_went_b
         room.ask("three", 1, 1)
     assert room.ask("three", 1, 1) is None
     assert room.versions[2:] == ["7", "5"]
+
+
+def test_no_look_at_a_node_is_answered_from_before_a_look_at_all() -> None:
+    room = Room(nodes=ONE_BY_ONE + 1)
+    room.version = 7
+    assert asyncio.run(room.arbiter.refresh("nvidia.com/gpu", room.arbiter.nodes_of(POOL)))
+    assert room.ask("one", 1, 1) is None
+    assert room.versions == ["", "7"], "the first is a consistent read"
